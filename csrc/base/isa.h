@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: MIT
+// Which instruction sets were compiled, which this processor can run, which one is in use.
+#pragma once
+
+namespace l1sparse {
+
+enum class Isa : int {
+#define L1SPARSE_ISA(name) name,
+#include "base/isa.inc"
+#undef L1SPARSE_ISA
+};
+
+// One past the last instruction set, for loops.
+constexpr int kIsaCount = 0
+#define L1SPARSE_ISA(name) +1
+#include "base/isa.inc"
+#undef L1SPARSE_ISA
+    ;
+
+const char* isa_name(Isa isa);
+
+// Whether this processor and its operating system run `isa`.
+bool isa_usable(Isa isa);
+
+// The instruction set that kernels run on: the best usable one until `select_isa` names another.
+Isa selected_isa();
+
+// Forces the instruction set called `name`; an empty name goes back to the best usable one.
+// Returns false, and changes nothing, when the name is unknown or not usable here.
+bool select_isa(const char* name);
+
+}  // namespace l1sparse

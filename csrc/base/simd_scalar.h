@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: MIT
+// Four float lanes in plain C++: what every other instruction set is compared with, and what runs
+// where there is nothing better.
+#pragma once
+
+namespace l1sparse {
+namespace {
+
+struct F32x4 {
+  static constexpr int kLanes = 4;
+  // How many registers sum_lanes() takes at once, and the vector that holds their sums.
+  static constexpr int kBatch = 4;
+  using Sums = F32x4;
+  struct Reg {
+    float lane[4];
+  };
+
+  static Reg zero() { return {}; }
+  static Reg broadcast(float x) { return {{x, x, x, x}}; }
+  static Reg load(const float* from) { return {{from[0], from[1], from[2], from[3]}}; }
+  // The first n lanes; the others are 0 and their memory is not read. 0 <= n <= kLanes.
+  static Reg load_partial(const float* from, int n) {
+    Reg r{};
+    for (int i = 0; i < n; ++i) r.lane[i] = from[i];
+    return r;
+  }
+  static void store(float* to, Reg r) {
+    for (int i = 0; i < 4; ++i) to[i] = r.lane[i];
+  }
+  static void store_partial(float* to, Reg r, int n) {
+    for (int i = 0; i < n; ++i) to[i] = r.lane[i];
+  }
+  static Reg add(Reg a, Reg b) {
+    for (int i = 0; i < 4; ++i) a.lane[i] += b.lane[i];
+    return a;
+  }
+  // NaN stays NaN, as in torch.relu.
+  static Reg relu(Reg a) {
+    for (int i = 0; i < 4; ++i) a.lane[i] = a.lane[i] < 0.0f ? 0.0f : a.lane[i];
+    return a;
+  }
+  static Reg abs(Reg a) {
+    for (int i = 0; i < 4; ++i) a.lane[i] = __builtin_fabsf(a.lane[i]);
+    return a;
+  }
+  static Reg fma(Reg a, Reg b, Reg c) {
+    for (int i = 0; i < 4; ++i) c.lane[i] += a.lane[i] * b.lane[i];
+    return c;
+  }
+  // Lane i of the result is the sum of the lanes of r[i].
+  static Reg sum_lanes(const Reg* r) {
+    Reg sums;
+    for (int i = 0; i < 4; ++i) {
+      sums.lane[i] = (r[i].lane[0] + r[i].lane[1]) + (r[i].lane[2] + r[i].lane[3]);
+    }
+    return sums;
+  }
+  // Lane j of r[i] becomes lane i of r[j].
+  static void transpose(Reg (&r)[4]) {
+    for (int i = 0; i < 4; ++i) {
+      for (int j = 0; j < i; ++j) {
+        const float swapped = r[i].lane[j];
+        r[i].lane[j] = r[j].lane[i];
+        r[j].lane[i] = swapped;
+      }
+    }
+  }
+};
+
+}  // namespace
+}  // namespace l1sparse

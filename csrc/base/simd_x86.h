@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: MIT
+// Float lanes of SSE (4), AVX2 (8) and, where the file is compiled for it, AVX-512 (16). The
+// meaning of each function is written in simd_scalar.h.
+#pragma once
+
+#include <immintrin.h>
+
+namespace l1sparse {
+namespace {
+
+// Partial loads and stores, and the blend and shuffle of 128-bit halves. AVX2's forms of these
+// reach only half of the 32 registers that AVX-512 has, and one of them in a loop is enough to
+// make the compiler keep a sum on the stack; so each has its AVX-512 form.
+#if defined(__AVX512VL__)
+using Mask = __mmask8;
+inline Mask first_lanes(int n) { return static_cast<Mask>((1u << n) - 1); }
+inline __m128 load_masked(const float* p, Mask m, __m128) { return _mm_maskz_loadu_ps(m, p); }
+inline __m256 load_masked(const float* p, Mask m, __m256) { return _mm256_maskz_loadu_ps(m, p); }
+inline void store_masked(float* p, Mask m, __m128 r) { _mm_mask_storeu_ps(p, m, r); }
+inline void store_masked(float* p, Mask m, __m256 r) { _mm256_mask_storeu_ps(p, m, r); }
+template <int kFromB>
+__m256 blend(__m256 a, __m256 b) {
+  return _mm256_mask_blend_ps(kFromB, a, b);
+}
+inline __m256 high_a_low_b(__m256 a, __m256 b) { return _mm256_shuffle_f32x4(a, b, 1); }
+#else
+// Loading from 8 - n on gives a mask of n lanes.
+alignas(64) constexpr int kLanes[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+using Mask = const int*;
+inline Mask first_lanes(int n) { return kLanes + 8 - n; }
+inline __m128i wide(Mask m, __m128) {
+  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(m));
+}
+inline __m256i wide(Mask m, __m256) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(m));
+}
+inline __m128 load_masked(const float* p, Mask m, __m128 r) { return _mm_maskload_ps(p, wide(m, r)); }
+inline __m256 load_masked(const float* p, Mask m, __m256 r) {
+  return _mm256_maskload_ps(p, wide(m, r));
+}
+inline void store_masked(float* p, Mask m, __m128 r) { _mm_maskstore_ps(p, wide(m, r), r); }
+inline void store_masked(float* p, Mask m, __m256 r) { _mm256_maskstore_ps(p, wide(m, r), r); }
+template <int kFromB>
+__m256 blend(__m256 a, __m256 b) {
+  return _mm256_blend_ps(a, b, kFromB);
+}
+inline __m256 high_a_low_b(__m256 a, __m256 b) { return _mm256_permute2f128_ps(a, b, 0x21); }
+#endif
+
+struct F32x4 {
+  static constexpr int kLanes = 4;
+  static constexpr int kBatch = 4;
+  using Sums = F32x4;
+  using Reg = __m128;
+
+  static Reg zero() { return _mm_setzero_ps(); }
+  static Reg broadcast(float x) { return _mm_set1_ps(x); }
+  static Reg load(const float* from) { return _mm_loadu_ps(from); }
+  static Reg load_partial(const float* from, int n) {
+    return load_masked(from, first_lanes(n), zero());
+  }
+  static void store(float* to, Reg r) { _mm_storeu_ps(to, r); }
+  static void store_partial(float* to, Reg r, int n) { store_masked(to, first_lanes(n), r); }
+  static Reg add(Reg a, Reg b) { return _mm_add_ps(a, b); }
+  // The second operand is what comes out when one of the two is NaN.
+  static Reg relu(Reg a) { return _mm_max_ps(zero(), a); }
+  static Reg abs(Reg a) { return _mm_andnot_ps(_mm_set1_ps(-0.0f), a); }
+  static Reg fma(Reg a, Reg b, Reg c) { return _mm_fmadd_ps(a, b, c); }
+  // a0+a2 a1+a3 | b0+b2 b1+b3
+  static Reg fold_halves(Reg a, Reg b) {
+    return _mm_add_ps(_mm_shuffle_ps(a, b, 0x44), _mm_shuffle_ps(a, b, 0xEE));
+  }
+  static Reg sum_lanes(const Reg* r) {
+    const Reg a = fold_halves(r[0], r[1]), b = fold_halves(r[2], r[3]);
+    return _mm_add_ps(_mm_shuffle_ps(a, b, 0x88), _mm_shuffle_ps(a, b, 0xDD));
+  }
+  static void transpose(Reg (&r)[4]) { _MM_TRANSPOSE4_PS(r[0], r[1], r[2], r[3]); }
+};
+
+struct F32x8 {
+  static constexpr int kLanes = 8;
+  static constexpr int kBatch = 8;
+  using Sums = F32x8;
+  using Reg = __m256;
+
+  static Reg zero() { return _mm256_setzero_ps(); }
+  static Reg broadcast(float x) { return _mm256_set1_ps(x); }
+  static Reg load(const float* from) { return _mm256_loadu_ps(from); }
+  static Reg load_partial(const float* from, int n) {
+    return load_masked(from, first_lanes(n), zero());
+  }
+  static void store(float* to, Reg r) { _mm256_storeu_ps(to, r); }
+  static void store_partial(float* to, Reg r, int n) { store_masked(to, first_lanes(n), r); }
+  static Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
+  static Reg relu(Reg a) { return _mm256_max_ps(zero(), a); }
+  static Reg abs(Reg a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+  static Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
+  // Each step adds the halves of two registers into one; a blend, which every vector port can do,
+  // stands in for one of the two shuffles.
+  static Reg fold_128(Reg a, Reg b) {
+    return _mm256_add_ps(blend<0xF0>(a, b), high_a_low_b(a, b));
+  }
+  static Reg fold_64(Reg a, Reg b) {
+    return _mm256_add_ps(blend<0xCC>(a, b), _mm256_shuffle_ps(a, b, 0x4E));
+  }
+  static Reg fold_32(Reg a, Reg b) {
+    return _mm256_add_ps(_mm256_shuffle_ps(a, b, 0x88), _mm256_shuffle_ps(a, b, 0xDD));
+  }
+  static Reg sum_lanes(const Reg* r) {
+    const Reg a = fold_64(fold_128(r[0], r[4]), fold_128(r[1], r[5]));
+    const Reg b = fold_64(fold_128(r[2], r[6]), fold_128(r[3], r[7]));
+    return fold_32(a, b);
+  }
+  static void transpose(Reg (&r)[8]) {
+    Reg t[8];
+    for (int i = 0; i < 4; ++i) {
+      t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+      t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+    }
+    Reg u[8];
+    for (int i = 0; i < 2; ++i) {
+      u[4 * i] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
+      u[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xEE);
+      u[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
+      u[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xEE);
+    }
+    for (int i = 0; i < 4; ++i) {
+      r[i] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x20);
+      r[i + 4] = _mm256_permute2f128_ps(u[i], u[i + 4], 0x31);
+    }
+  }
+};
+
+#if defined(__AVX512F__)
+struct F32x16 {
+  static constexpr int kLanes = 16;
+  static constexpr int kBatch = 8;
+  using Sums = F32x8;
+  using Reg = __m512;
+
+  static Reg zero() { return _mm512_setzero_ps(); }
+  static Reg load(const float* from) { return _mm512_loadu_ps(from); }
+  static Reg load_partial(const float* from, int n) {
+    return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), from);
+  }
+  static Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
+  static __m256 sum_lanes(const Reg* r) {
+    __m256 halves[8];
+    for (int i = 0; i < 8; ++i) {
+      halves[i] = _mm256_add_ps(_mm512_castps512_ps256(r[i]), _mm512_extractf32x8_ps(r[i], 1));
+    }
+    return F32x8::sum_lanes(halves);
+  }
+};
+#endif
+
+}  // namespace
+}  // namespace l1sparse

@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: MIT
+// The torch operators: thin shells that check what only torch knows (dtypes, ranks, devices), take
+// memory from torch, and call the core. Errors of the core come out as its own texts.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-parameter"  // in torch's own headers
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#pragma GCC diagnostic pop
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "base/isa.h"
+#include "format/packed.h"
+#include "kernels/conv2d/conv2d.h"
+#include "kernels/group_l1/group_l1.h"
+
+namespace {
+
+using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+[[noreturn]] void fail(const std::string& text) { throw std::runtime_error(text); }
+
+void check(l1sparse::Status status) {
+  if (status.ok()) return;
+  char text[256];
+  l1sparse::describe(status, text, sizeof(text));
+  fail(text);
+}
+
+std::string shape_text(const Tensor& tensor) {
+  std::string text = "[";
+  for (int64_t i = 0; i < tensor.dim(); ++i) {
+    text += (i == 0 ? "" : ", ") + std::to_string(tensor.size(i));
+  }
+  return text + "]";
+}
+
+void check_tensor(const char* name, const Tensor& tensor, ScalarType dtype, const char* dtype_name,
+                  int64_t rank) {
+  if (!tensor.is_cpu()) {
+    fail(std::string(name) + ": must be on the CPU, where this operator was called");
+  }
+  if (tensor.scalar_type() != dtype) {
+    fail(std::string(name) + ": has a dtype that is not supported, expected " + dtype_name);
+  }
+  if (tensor.dim() != rank) {
+    fail(std::string(name) + ": has shape " + shape_text(tensor) + ", expected " +
+         std::to_string(rank) + " dimensions");
+  }
+}
+
+std::array<int64_t, 2> pair(const char* name, const std::vector<int64_t>& values) {
+  if (values.size() != 2) {
+    fail(std::string(name) + ": has " + std::to_string(values.size()) + " numbers, expected 2");
+  }
+  return {values[0], values[1]};
+}
+
+l1sparse::Parallel torch_threads() {
+  l1sparse::Parallel parallel;
+  parallel.threads = torch::stable::get_num_threads();
+  parallel.run = [](int64_t count, l1sparse::ParallelBody body, void* context) {
+    torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) body(context, i);
+    });
+  };
+  return parallel;
+}
+
+Tensor bytes_tensor(int64_t bytes) {
+  const std::array<int64_t, 1> size{bytes};
+  return torch::stable::empty(size, ScalarType::Byte);
+}
+
+Tensor float_tensor(std::vector<int64_t> size,
+                    std::optional<MemoryFormat> format = std::nullopt) {
+  return torch::stable::empty(size, ScalarType::Float, std::nullopt, std::nullopt, std::nullopt,
+                              format);
+}
+
+l1sparse::WeightShape weight_shape(const Tensor& weight, const std::vector<int64_t>& group) {
+  check_tensor("weight", weight, ScalarType::Float, "float32", 4);
+  const auto [filters, channels] = pair("group", group);
+  return {weight.size(0), weight.size(1), weight.size(2), weight.size(3), filters, channels};
+}
+
+// Remembers which buffers passed l1sparse::verify_packed. Memory safety does not rest on it:
+// l1sparse::open_packed runs at every call. So a table that forgets, and a second buffer that is
+// taken for one seen before because address, size and checksum agree, do no harm.
+class VerifiedBuffers {
+ public:
+  bool contains(uint64_t key) const { return slot(key).load(std::memory_order_relaxed) == key; }
+  void insert(uint64_t key) { slot(key).store(key, std::memory_order_relaxed); }
+
+  static uint64_t key_of(const void* data, int64_t bytes, uint64_t checksum) {
+    uint64_t key = reinterpret_cast<std::uintptr_t>(data) ^ (static_cast<uint64_t>(bytes) << 40);
+    return ((key * 0x9e3779b97f4a7c15ULL) ^ checksum) | 1;  // never the empty slot's 0
+  }
+
+ private:
+  static constexpr size_t kSlots = 4096;
+  const std::atomic<uint64_t>& slot(uint64_t key) const { return slots_[(key >> 17) % kSlots]; }
+  std::atomic<uint64_t>& slot(uint64_t key) { return slots_[(key >> 17) % kSlots]; }
+  std::array<std::atomic<uint64_t>, kSlots> slots_{};
+};
+
+VerifiedBuffers verified;
+
+l1sparse::PackedView open(const Tensor& packed) {
+  check_tensor("packed", packed, ScalarType::Byte, "uint8", 1);
+  if (!packed.is_contiguous()) fail("packed: is not contiguous, expected a result of pack()");
+  const void* data = packed.const_data_ptr();
+  l1sparse::PackedView view;
+  check(l1sparse::open_packed(data, packed.numel(), &view));
+  const uint64_t key = VerifiedBuffers::key_of(data, packed.numel(), view.checksum);
+  if (!verified.contains(key)) {
+    check(l1sparse::verify_packed(data, packed.numel(), view));
+    verified.insert(key);
+  }
+  return view;
+}
+
+Tensor group_l1_norm(const Tensor& weight, std::vector<int64_t> group) {
+  const l1sparse::WeightShape shape = weight_shape(weight, group);
+  l1sparse::GroupGrid grid;
+  check(l1sparse::check_shape(shape, &grid));
+  const Tensor dense = torch::stable::contiguous(weight);
+  Tensor norms =
+      float_tensor({grid.filter_groups, grid.channel_groups, shape.kernel_h, shape.kernel_w});
+  check(l1sparse::group_l1_norm(shape, static_cast<const float*>(dense.const_data_ptr()),
+                                static_cast<float*>(norms.mutable_data_ptr()),
+                                l1sparse::selected_isa(), torch_threads()));
+  return norms;
+}
+
+// One byte a group, from a bool mask of the group grid's or of the weight's shape.
+std::vector<uint8_t> grid_mask_of(const Tensor& mask, const l1sparse::WeightShape& shape,
+                                  const l1sparse::GroupGrid& grid) {
+  check_tensor("mask", mask, ScalarType::Bool, "bool", 4);
+  const auto has_shape = [&mask](std::array<int64_t, 4> wanted) {
+    for (int64_t i = 0; i < 4; ++i) {
+      if (mask.size(i) != wanted[static_cast<size_t>(i)]) return false;
+    }
+    return true;
+  };
+  const Tensor contiguous = torch::stable::contiguous(mask);
+  const auto* bytes = static_cast<const uint8_t*>(contiguous.const_data_ptr());
+  if (has_shape({grid.filter_groups, grid.channel_groups, shape.kernel_h, shape.kernel_w})) {
+    return {bytes, bytes + grid.groups()};
+  }
+  if (!has_shape({shape.out_channels, shape.in_channels, shape.kernel_h, shape.kernel_w})) {
+    fail("mask: has shape " + shape_text(mask) + ", expected the weight's [" +
+         std::to_string(shape.out_channels) + ", " + std::to_string(shape.in_channels) + ", " +
+         std::to_string(shape.kernel_h) + ", " + std::to_string(shape.kernel_w) +
+         "] or the group grid's [" + std::to_string(grid.filter_groups) + ", " +
+         std::to_string(grid.channel_groups) + ", " + std::to_string(shape.kernel_h) + ", " +
+         std::to_string(shape.kernel_w) + "]");
+  }
+  std::vector<uint8_t> grid_mask(static_cast<size_t>(grid.groups()));
+  check(l1sparse::mask_to_grid(shape, bytes, grid_mask.data()));
+  return grid_mask;
+}
+
+Tensor pack(const Tensor& weight, const Tensor& mask, std::vector<int64_t> group) {
+  const l1sparse::WeightShape shape = weight_shape(weight, group);
+  l1sparse::GroupGrid grid;
+  check(l1sparse::check_shape(shape, &grid));
+  const std::vector<uint8_t> grid_mask = grid_mask_of(mask, shape, grid);
+  const Tensor dense = torch::stable::contiguous(weight);
+  int64_t bytes = 0;
+  check(l1sparse::packed_bytes(shape, grid_mask.data(), &bytes));
+  Tensor packed = bytes_tensor(bytes);
+  check(l1sparse::pack(shape, static_cast<const float*>(dense.const_data_ptr()), grid_mask.data(),
+                       packed.mutable_data_ptr(), bytes));
+  return packed;
+}
+
+Tensor unpack(const Tensor& packed) {
+  const l1sparse::PackedView view = open(packed);
+  const l1sparse::WeightShape& shape = view.shape;
+  Tensor weight =
+      float_tensor({shape.out_channels, shape.in_channels, shape.kernel_h, shape.kernel_w});
+  l1sparse::unpack(view, static_cast<float*>(weight.mutable_data_ptr()));
+  return weight;
+}
+
+l1sparse::Activation activation_of(const std::string& name) {
+  if (name == "none") return l1sparse::Activation::none;
+  if (name == "relu") return l1sparse::Activation::relu;
+  fail("activation: '" + name + "' is unknown, expected 'none' or 'relu'");
+}
+
+// Whether the channels of a pixel, and not the pixels of a channel, lie side by side. A tensor
+// that could be read either way counts as NCHW, as in torch's suggest_memory_format.
+bool is_channels_last(const Tensor& x) {
+  if (x.stride(1) != 1) return false;
+  const int64_t channels = x.size(1), width = x.size(3), height = x.size(2);
+  const bool dense = x.stride(3) == channels && x.stride(2) == channels * width &&
+                     (x.size(0) <= 1 || x.stride(0) == channels * width * height);
+  return dense && !x.is_contiguous();
+}
+
+std::atomic<const char*> last_conv2d_isa{""};
+
+Tensor sparse_conv2d(const Tensor& input, const Tensor& packed, std::optional<Tensor> bias,
+                     std::vector<int64_t> stride, std::vector<int64_t> padding,
+                     std::vector<int64_t> dilation, int64_t groups, std::optional<Tensor> residual,
+                     std::string activation) {
+  check_tensor("input", input, ScalarType::Float, "float32", 4);
+  l1sparse::Conv2dProblem problem{};
+  problem.weight = open(packed);
+  const l1sparse::WeightShape& shape = problem.weight.shape;
+  const auto [stride_h, stride_w] = pair("stride", stride);
+  const auto [pad_h, pad_w] = pair("padding", padding);
+  const auto [dilation_h, dilation_w] = pair("dilation", dilation);
+  problem.batch = input.size(0);
+  problem.in_channels = input.size(1);
+  problem.in_h = input.size(2);
+  problem.in_w = input.size(3);
+  problem.stride_h = stride_h;
+  problem.stride_w = stride_w;
+  problem.pad_top = pad_h;
+  problem.pad_left = pad_w;
+  problem.dilation_h = dilation_h;
+  problem.dilation_w = dilation_w;
+  problem.groups = groups;
+  problem.activation = activation_of(activation);
+  check(l1sparse::check_conv2d(problem));
+  problem.out_h = l1sparse::conv_output_size(problem.in_h, 2 * pad_h, shape.kernel_h, stride_h,
+                                             dilation_h);
+  problem.out_w = l1sparse::conv_output_size(problem.in_w, 2 * pad_w, shape.kernel_w, stride_w,
+                                             dilation_w);
+  problem.input_strides = {input.stride(0), input.stride(1), input.stride(2), input.stride(3)};
+  problem.channels_last = is_channels_last(input);
+
+  l1sparse::Conv2dTensors tensors{};
+  const MemoryFormat format =
+      problem.channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
+  const std::vector<int64_t> out_size{problem.batch, shape.out_channels, problem.out_h,
+                                      problem.out_w};
+  std::optional<Tensor> dense_bias, dense_residual;
+  if (bias.has_value()) {
+    check_tensor("bias", *bias, ScalarType::Float, "float32", 1);
+    if (bias->size(0) != shape.out_channels) {
+      fail("bias: has " + std::to_string(bias->size(0)) + " values, expected " +
+           std::to_string(shape.out_channels) + " (the packed weight's output channels)");
+    }
+    dense_bias = torch::stable::contiguous(*bias);
+    tensors.bias = static_cast<const float*>(dense_bias->const_data_ptr());
+  }
+  if (residual.has_value()) {
+    check_tensor("residual", *residual, ScalarType::Float, "float32", 4);
+    for (size_t i = 0; i < 4; ++i) {
+      if (residual->size(static_cast<int64_t>(i)) != out_size[i]) {
+        fail("residual: has shape " + shape_text(*residual) + ", expected the output's [" +
+             std::to_string(out_size[0]) + ", " + std::to_string(out_size[1]) + ", " +
+             std::to_string(out_size[2]) + ", " + std::to_string(out_size[3]) + "]");
+      }
+    }
+    dense_residual = torch::stable::contiguous(*residual, format);
+    tensors.residual = static_cast<const float*>(dense_residual->const_data_ptr());
+  }
+
+  const l1sparse::Isa isa = l1sparse::selected_isa();
+  const l1sparse::Parallel parallel = torch_threads();
+  int64_t workspace_bytes = 0;
+  check(l1sparse::conv2d_workspace(problem, isa, parallel.threads, &workspace_bytes));
+  Tensor output = float_tensor(out_size, format);
+  Tensor workspace = bytes_tensor(workspace_bytes);
+  tensors.input = static_cast<const float*>(input.const_data_ptr());
+  tensors.output = static_cast<float*>(output.mutable_data_ptr());
+  const char* ran = nullptr;
+  check(l1sparse::conv2d(problem, tensors, isa, parallel, workspace.mutable_data_ptr(), &ran));
+  if (ran != nullptr) last_conv2d_isa.store(ran, std::memory_order_relaxed);
+  return output;
+}
+
+// For tests: the instruction set that the last sparse_conv2d's kernel says it was compiled for.
+std::string last_isa() { return last_conv2d_isa.load(std::memory_order_relaxed); }
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY(l1sparse, m) {
+  m.def("group_l1_norm(Tensor weight, int[] group) -> Tensor");
+  m.def("pack(Tensor weight, Tensor mask, int[] group) -> Tensor");
+  m.def("unpack(Tensor packed) -> Tensor");
+  m.def(
+      "sparse_conv2d(Tensor input, Tensor packed, Tensor? bias=None, int[] stride=[1, 1], "
+      "int[] padding=[0, 0], int[] dilation=[1, 1], int groups=1, Tensor? residual=None, "
+      "str activation='none') -> Tensor");
+  m.def("_last_conv2d_isa() -> str");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(l1sparse, CPU, m) {
+  m.impl("group_l1_norm", TORCH_BOX(&group_l1_norm));
+  m.impl("pack", TORCH_BOX(&pack));
+  m.impl("unpack", TORCH_BOX(&unpack));
+  m.impl("sparse_conv2d", TORCH_BOX(&sparse_conv2d));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(l1sparse, CompositeExplicitAutograd, m) {
+  m.impl("_last_conv2d_isa", TORCH_BOX(&last_isa));
+}

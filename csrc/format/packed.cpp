@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: MIT
+#include "format/packed.h"
+
+#include <cstring>
+#include <initializer_list>
+
+#include "base/checked.h"
+
+namespace l1sparse {
+namespace {
+
+constexpr char kMagic[8] = {'L', '1', 'S', 'P', 'A', 'R', 'S', 'E'};
+// Dimensions and counts stay below this, so that sums of two of them fit 32 bits.
+constexpr std::int64_t kMaxExtent = 0x3fffffff;
+
+// Activations of one channel block, for a tile of 4 x 7 outputs, should leave room in a 32 KiB
+// first-level cache for the weights that stream past: measured best at 20 to 28 KiB.
+constexpr std::int64_t kBlockBytes = 28 * 1024;
+constexpr std::int64_t kTileRows = 4;
+constexpr std::int64_t kTileCols = 7;
+
+constexpr std::int64_t kFloatBytes = sizeof(float);
+constexpr std::int64_t kAlignment = kPackedAlignment;
+
+std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+
+std::int64_t block_groups_for(const WeightShape& shape, const GroupGrid& grid) {
+  const std::int64_t pixels =
+      checked_mul(kTileRows + shape.kernel_h - 1, kTileCols + shape.kernel_w - 1);
+  const std::int64_t group_bytes = checked_mul(pixels, checked_mul(grid.channels, kFloatBytes));
+  const std::int64_t fitting = kBlockBytes / group_bytes;
+  const std::int64_t blocks = ceil_div(grid.channel_groups, fitting < 1 ? 1 : fitting);
+  return ceil_div(grid.channel_groups, blocks);  // blocks of even size
+}
+
+struct Layout {
+  std::int64_t rows, columns_at, values_at, total;
+};
+
+Layout layout_of(const GroupGrid& grid, std::int64_t block_groups, std::int64_t kept) {
+  Layout layout;
+  layout.rows = checked_mul(grid.filter_groups, ceil_div(grid.channel_groups, block_groups));
+  layout.columns_at =
+      checked_add(sizeof(PackedHeader), checked_mul(checked_add(layout.rows, 1), 4));
+  layout.values_at = round_up(checked_add(layout.columns_at, checked_mul(kept, 4)),
+                              kAlignment);
+  const std::int64_t group_bytes =
+      checked_mul(checked_mul(grid.filters, grid.channels), kFloatBytes);
+  layout.total = checked_add(layout.values_at, checked_mul(kept, group_bytes));
+  return layout;
+}
+
+std::int64_t count_kept(const GroupGrid& grid, const std::uint8_t* grid_mask) {
+  std::int64_t kept = 0;
+  for (std::int64_t i = 0; i < grid.groups(); ++i) kept += grid_mask[i] != 0;
+  return kept;
+}
+
+// The part of a group that lies inside the weight.
+struct GroupExtent {
+  std::int64_t first_filter, filters, first_channel, channels;
+};
+
+GroupExtent extent_of(const WeightShape& shape, std::int64_t filter_group,
+                      std::int64_t channel_group) {
+  GroupExtent extent;
+  extent.first_filter = filter_group * shape.group_filters;
+  extent.first_channel = channel_group * shape.group_channels;
+  extent.filters = smaller(shape.group_filters, shape.out_channels - extent.first_filter);
+  extent.channels = smaller(shape.group_channels, shape.in_channels - extent.first_channel);
+  return extent;
+}
+
+// Calls visit(dense_index, packed_index) for every weight of a group that exists.
+template <class Visit>
+void for_each_weight(const WeightShape& shape, const GroupGrid& grid, std::int64_t filter_group,
+                     std::int64_t channel_group, std::int64_t tap, Visit visit) {
+  const GroupExtent extent = extent_of(shape, filter_group, channel_group);
+  const std::int64_t taps = shape.kernel_h * shape.kernel_w;
+  for (std::int64_t f = 0; f < extent.filters; ++f) {
+    for (std::int64_t c = 0; c < extent.channels; ++c) {
+      const std::int64_t filter = extent.first_filter + f;
+      const std::int64_t channel = extent.first_channel + c;
+      visit((filter * shape.in_channels + channel) * taps + tap, f * grid.channels + c);
+    }
+  }
+}
+
+Status check_extent(std::int64_t value, Code code) {
+  return value < 1 || value > kMaxExtent ? Status{code, value, kMaxExtent} : Status{};
+}
+
+}  // namespace
+
+Status check_shape(const WeightShape& shape, GroupGrid* grid) {
+  for (const std::int64_t side : {shape.group_filters, shape.group_channels}) {
+    if (Status status = check_extent(side, Code::bad_group); !status.ok()) return status;
+  }
+  for (const std::int64_t dimension :
+       {shape.out_channels, shape.in_channels, shape.kernel_h, shape.kernel_w}) {
+    if (Status status = check_extent(dimension, Code::bad_shape); !status.ok()) return status;
+  }
+  grid->filter_groups = ceil_div(shape.out_channels, shape.group_filters);
+  grid->channel_groups = ceil_div(shape.in_channels, shape.group_channels);
+  grid->taps = checked_mul(shape.kernel_h, shape.kernel_w);
+  grid->filters = smaller(shape.group_filters, shape.out_channels);
+  grid->channels = smaller(shape.group_channels, shape.in_channels);
+  const std::int64_t columns = checked_mul(grid->channel_groups, grid->taps);
+  const std::int64_t filters = checked_mul(shape.out_channels, kFloatBytes);
+  const std::int64_t weight_bytes =
+      checked_mul(checked_mul(filters, shape.in_channels), grid->taps);
+  if (columns > kMaxExtent || checked_mul(columns, grid->filter_groups) > UINT32_MAX ||
+      weight_bytes == kTooLarge) {
+    return {Code::too_large, kTooLarge, 0};
+  }
+  return {};
+}
+
+Status mask_to_grid(const WeightShape& shape, const std::uint8_t* mask, std::uint8_t* grid_mask) {
+  GroupGrid grid;
+  if (Status status = check_shape(shape, &grid); !status.ok()) return status;
+  std::int64_t index = 0;
+  for (std::int64_t i = 0; i < grid.filter_groups; ++i) {
+    for (std::int64_t j = 0; j < grid.channel_groups; ++j) {
+      for (std::int64_t tap = 0; tap < grid.taps; ++tap, ++index) {
+        std::int64_t kept = 0, seen = 0;
+        for_each_weight(shape, grid, i, j, tap, [&](std::int64_t dense, std::int64_t) {
+          kept += mask[dense] != 0;
+          ++seen;
+        });
+        if (kept != 0 && kept != seen) return {Code::mask_cuts_group, index, 0};
+        grid_mask[index] = kept != 0;
+      }
+    }
+  }
+  return {};
+}
+
+Status packed_bytes(const WeightShape& shape, const std::uint8_t* grid_mask, std::int64_t* bytes) {
+  GroupGrid grid;
+  if (Status status = check_shape(shape, &grid); !status.ok()) return status;
+  const Layout layout =
+      layout_of(grid, block_groups_for(shape, grid), count_kept(grid, grid_mask));
+  if (layout.total == kTooLarge) return {Code::too_large, kTooLarge, 0};
+  *bytes = layout.total;
+  return {};
+}
+
+Status pack(const WeightShape& shape, const float* weight, const std::uint8_t* grid_mask,
+            void* buffer, std::int64_t bytes) {
+  GroupGrid grid;
+  if (Status status = check_shape(shape, &grid); !status.ok()) return status;
+  const std::int64_t kept = count_kept(grid, grid_mask);
+  const std::int64_t block_groups = block_groups_for(shape, grid);
+  const Layout layout = layout_of(grid, block_groups, kept);
+  if (layout.total != bytes) return {Code::packed_size, bytes, layout.total};
+
+  auto* data = static_cast<std::uint8_t*>(buffer);
+  std::memset(data, 0, static_cast<std::size_t>(bytes));
+  PackedHeader header{};
+  std::memcpy(header.magic, kMagic, sizeof(kMagic));
+  header.version = kPackedVersion;
+  header.dtype = kFloat32;
+  header.group_filters = static_cast<std::uint32_t>(shape.group_filters);
+  header.group_channels = static_cast<std::uint32_t>(shape.group_channels);
+  header.out_channels = static_cast<std::uint32_t>(shape.out_channels);
+  header.in_channels = static_cast<std::uint32_t>(shape.in_channels);
+  header.kernel_h = static_cast<std::uint32_t>(shape.kernel_h);
+  header.kernel_w = static_cast<std::uint32_t>(shape.kernel_w);
+  header.block_groups = static_cast<std::uint32_t>(block_groups);
+  header.kept_groups = static_cast<std::uint32_t>(kept);
+  header.total_bytes = static_cast<std::uint64_t>(bytes);
+
+  auto* row_offsets = reinterpret_cast<std::uint32_t*>(data + sizeof(PackedHeader));
+  auto* columns = reinterpret_cast<std::uint32_t*>(data + layout.columns_at);
+  auto* values = reinterpret_cast<float*>(data + layout.values_at);
+  const std::int64_t group_size = grid.filters * grid.channels;
+  std::uint32_t written = 0;
+  std::int64_t row = 0;
+  for (std::int64_t first = 0; first < grid.channel_groups; first += block_groups) {
+    const std::int64_t end = smaller(first + block_groups, grid.channel_groups);
+    for (std::int64_t i = 0; i < grid.filter_groups; ++i) {
+      row_offsets[row++] = written;
+      for (std::int64_t column = first * grid.taps; column < end * grid.taps; ++column) {
+        if (grid_mask[i * grid.columns() + column] == 0) continue;
+        float* group_values = values + written * group_size;
+        for_each_weight(
+            shape, grid, i, column / grid.taps, column % grid.taps,
+            [&](std::int64_t dense, std::int64_t packed) { group_values[packed] = weight[dense]; });
+        columns[written++] = static_cast<std::uint32_t>(column);
+      }
+    }
+  }
+  row_offsets[row] = written;
+  std::memcpy(data, &header, sizeof(header));
+  header.checksum = packed_checksum(data, bytes);
+  std::memcpy(data, &header, sizeof(header));
+  return {};
+}
+
+Status open_packed(const void* buffer, std::int64_t bytes, PackedView* view) {
+  const auto misaligned = reinterpret_cast<std::uintptr_t>(buffer) % kPackedAlignment;
+  if (bytes < static_cast<std::int64_t>(sizeof(PackedHeader))) {
+    return {Code::packed_too_short, bytes, sizeof(PackedHeader)};
+  }
+  if (misaligned != 0) {
+    return {Code::packed_unaligned, static_cast<std::int64_t>(misaligned), kPackedAlignment};
+  }
+  PackedHeader header;
+  std::memcpy(&header, buffer, sizeof(header));
+  if (std::memcmp(header.magic, kMagic, sizeof(kMagic)) != 0) return {Code::packed_magic};
+  if (header.version != kPackedVersion) {
+    return {Code::packed_version, header.version, kPackedVersion};
+  }
+  if (header.dtype != kFloat32) return {Code::packed_dtype, header.dtype, kFloat32};
+  for (const std::uint32_t field :
+       {header.group_filters, header.group_channels, header.out_channels, header.in_channels,
+        header.kernel_h, header.kernel_w, header.block_groups}) {
+    if (Status status = check_extent(field, Code::packed_field); !status.ok()) return status;
+  }
+  const WeightShape shape{header.out_channels, header.in_channels,   header.kernel_h,
+                          header.kernel_w,     header.group_filters, header.group_channels};
+  GroupGrid grid;
+  if (Status status = check_shape(shape, &grid); !status.ok()) return status;
+  if (header.kept_groups > grid.groups()) {
+    return {Code::packed_field, header.kept_groups, grid.groups()};
+  }
+  const Layout layout = layout_of(grid, header.block_groups, header.kept_groups);
+  if (layout.total != bytes || header.total_bytes != static_cast<std::uint64_t>(bytes)) {
+    return {Code::packed_size, bytes, layout.total};
+  }
+
+  const auto* data = static_cast<const std::uint8_t*>(buffer);
+  const auto* row_offsets = reinterpret_cast<const std::uint32_t*>(data + sizeof(PackedHeader));
+  const auto* columns = reinterpret_cast<const std::uint32_t*>(data + layout.columns_at);
+  if (row_offsets[0] != 0) return {Code::packed_row_offset, row_offsets[0], 0};
+  for (std::int64_t row = 0; row < layout.rows; ++row) {
+    if (row_offsets[row] > row_offsets[row + 1]) {
+      return {Code::packed_row_offset, row_offsets[row], row_offsets[row + 1]};
+    }
+  }
+  if (row_offsets[layout.rows] != header.kept_groups) {
+    return {Code::packed_row_offset, row_offsets[layout.rows], header.kept_groups};
+  }
+  // The sign bit of `outside` collects every column above `last`; no branch, so that compilers
+  // turn it into vector instructions.
+  const auto last = static_cast<std::uint32_t>(grid.columns() - 1);
+  std::uint32_t outside = 0;
+  for (std::uint32_t i = 0; i < header.kept_groups; ++i) outside |= (last - columns[i]) | columns[i];
+  if (outside >> 31 != 0) {
+    std::uint32_t i = 0;
+    while (columns[i] <= last) ++i;
+    return {Code::packed_column, columns[i], last};
+  }
+
+  view->shape = shape;
+  view->grid = grid;
+  view->blocks = layout.rows / grid.filter_groups;
+  view->block_groups = header.block_groups;
+  view->kept_groups = header.kept_groups;
+  view->row_offsets = row_offsets;
+  view->columns = columns;
+  view->values = reinterpret_cast<const float*>(data + layout.values_at);
+  view->checksum = header.checksum;
+  return {};
+}
+
+Status verify_packed(const void* buffer, std::int64_t bytes, const PackedView& view) {
+  if (view.checksum != packed_checksum(buffer, bytes)) return {Code::packed_checksum};
+  const std::int64_t block_columns = view.block_groups * view.grid.taps;
+  for (std::int64_t row = 0; row < view.blocks * view.grid.filter_groups; ++row) {
+    const std::int64_t first = row / view.grid.filter_groups * block_columns;
+    const std::int64_t last = smaller(first + block_columns, view.grid.columns()) - 1;
+    std::int64_t above = first - 1;
+    for (std::uint32_t i = view.row_offsets[row]; i < view.row_offsets[row + 1]; ++i) {
+      if (view.columns[i] <= above || view.columns[i] > last) {
+        return {Code::packed_column, view.columns[i], last};
+      }
+      above = view.columns[i];
+    }
+  }
+  return {};
+}
+
+void unpack(const PackedView& view, float* weight) {
+  const std::int64_t taps = view.grid.taps;
+  const std::int64_t group_size = view.grid.filters * view.grid.channels;
+  const std::int64_t weights = view.shape.out_channels * view.shape.in_channels * taps;
+  std::memset(weight, 0, static_cast<std::size_t>(weights) * sizeof(float));
+  for (std::int64_t row = 0; row < view.blocks * view.grid.filter_groups; ++row) {
+    for (std::uint32_t i = view.row_offsets[row]; i < view.row_offsets[row + 1]; ++i) {
+      const float* group_values = view.values + i * group_size;
+      const std::int64_t column = view.columns[i];
+      for_each_weight(
+          view.shape, view.grid, row % view.grid.filter_groups, column / taps, column % taps,
+          [&](std::int64_t dense, std::int64_t packed) { weight[dense] = group_values[packed]; });
+    }
+  }
+}
+
+}  // namespace l1sparse

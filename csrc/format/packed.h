@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: MIT
+// The packed group-sparse weight: one contiguous buffer that travels through tensors, files and
+// devices as it is.
+//
+//   header         64 bytes, PackedHeader
+//   row_offsets    uint32[rows + 1]; row r holds the groups row_offsets[r] .. row_offsets[r + 1]
+//   columns        uint32[kept_groups], ascending inside a row
+//   (zero bytes up to the next multiple of 64)
+//   values         float[kept_groups][filters][channels] of a group, GroupGrid says how many
+//
+// A column names a group's place in its filter: (channel_group * kernel_h + y) * kernel_w + x. A
+// row is one filter group in one channel block: `block_groups` consecutive channel groups, few
+// enough for their activations to stay in the nearest cache while all filters use them. Rows are
+// ordered block first, then filter group, so a kernel reads the buffer front to back. A last group
+// that is cut short by the end of the filters or channels is filled up with zeros.
+//
+// All numbers are little-endian, on every processor.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/status.h"
+
+namespace l1sparse {
+
+constexpr std::uint32_t kPackedVersion = 1;
+constexpr std::uint32_t kFloat32 = 1;
+constexpr std::size_t kPackedAlignment = 64;
+
+struct PackedHeader {
+  char magic[8];  // "L1SPARSE"
+  std::uint32_t version;
+  std::uint32_t dtype;
+  std::uint32_t group_filters;
+  std::uint32_t group_channels;
+  std::uint32_t out_channels;
+  std::uint32_t in_channels;  // of one convolution group
+  std::uint32_t kernel_h;
+  std::uint32_t kernel_w;
+  std::uint32_t block_groups;
+  std::uint32_t kept_groups;
+  std::uint64_t total_bytes;
+  std::uint64_t checksum;  // of every other byte of the buffer
+};
+static_assert(sizeof(PackedHeader) == 64);
+
+// Shape of a dense weight [out_channels, in_channels, kernel_h, kernel_w] and of its groups.
+struct WeightShape {
+  std::int64_t out_channels, in_channels, kernel_h, kernel_w;
+  std::int64_t group_filters, group_channels;
+};
+
+// The group grid [filter_groups, channel_groups, kernel_h, kernel_w], and the extents of a stored
+// group: the group shape's, but never more than the weight has.
+struct GroupGrid {
+  std::int64_t filter_groups, channel_groups, taps;
+  std::int64_t filters, channels;
+  std::int64_t groups() const { return filter_groups * channel_groups * taps; }
+  std::int64_t columns() const { return channel_groups * taps; }
+};
+
+// A checked packed buffer, ready to be read: every offset and column is in range.
+struct PackedView {
+  WeightShape shape;
+  GroupGrid grid;
+  std::int64_t blocks;        // channel blocks
+  std::int64_t block_groups;  // channel groups of a block
+  std::int64_t kept_groups;
+  const std::uint32_t* row_offsets;
+  const std::uint32_t* columns;
+  const float* values;
+  std::uint64_t checksum;  // as stored; see packed_checksum_matches
+};
+
+// Checks that a weight of this shape can be packed, and gives its grid.
+Status check_shape(const WeightShape& shape, GroupGrid* grid);
+
+// Collapses a mask of the weight's shape (one byte a weight, 0 = pruned) into one byte a group.
+Status mask_to_grid(const WeightShape& shape, const std::uint8_t* mask, std::uint8_t* grid_mask);
+
+// Bytes of the packed form of a weight whose groups `grid_mask` keeps (one byte a group).
+Status packed_bytes(const WeightShape& shape, const std::uint8_t* grid_mask, std::int64_t* bytes);
+
+// Writes the packed form into `buffer`, which has exactly packed_bytes() bytes and starts at a
+// multiple of kPackedAlignment.
+Status pack(const WeightShape& shape, const float* weight, const std::uint8_t* grid_mask,
+            void* buffer, std::int64_t bytes);
+
+// Checks everything that memory safety rests on, whatever the bytes hold: every size, count,
+// offset and column. Cheap enough for every call; `view` is set on success.
+Status open_packed(const void* buffer, std::int64_t bytes, PackedView* view);
+
+// Checks what open_packed leaves out because it costs a pass over the values or says nothing about
+// safety: the checksum and the order of the columns. Once for a buffer is enough.
+Status verify_packed(const void* buffer, std::int64_t bytes, const PackedView& view);
+
+// The checksum that a buffer of at least the header's size should store.
+std::uint64_t packed_checksum(const void* buffer, std::int64_t bytes);
+
+// Writes the dense weight, pruned weights as +0.
+void unpack(const PackedView& view, float* weight);
+
+}  // namespace l1sparse

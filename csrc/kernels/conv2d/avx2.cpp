@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: MIT
+#define L1SPARSE_KERNEL_ISA "avx2"
+#include "base/simd_x86.h"
+#include "kernels/conv2d/generic.h"
+
+namespace l1sparse {
+namespace {
+// Sixteen registers: fourteen sums, one weight, and activations straight from memory.
+#define L1SPARSE_TILES(V) \
+  L1SPARSE_TILE(V, V, 2, 7), L1SPARSE_TILE(V, V, 3, 4), L1SPARSE_TILE(V, V, 1, 14)
+constexpr TileKernel kTiles[] = {L1SPARSE_TILES(F32x4), L1SPARSE_TILES(F32x8)};
+}
+
+const Conv2dKernels conv2d_avx2 = {kTiles, sizeof(kTiles) / sizeof(kTiles[0]), &finish<F32x8>};
+}  // namespace l1sparse

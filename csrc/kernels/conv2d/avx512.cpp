@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: MIT
+#define L1SPARSE_KERNEL_ISA "avx512"
+// GCC 12's own AVX-512 intrinsics read an uninitialised dummy (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include "base/simd_x86.h"
+#include "kernels/conv2d/generic.h"
+
+namespace l1sparse {
+namespace {
+// Thirty-two registers of any width, so narrow groups profit from AVX-512 as well.
+#define L1SPARSE_TILES(V, kGatherV)                                          \
+  L1SPARSE_TILE(V, kGatherV, 4, 7), L1SPARSE_TILE(V, kGatherV, 2, 14),       \
+      L1SPARSE_TILE(V, kGatherV, 3, 8), L1SPARSE_TILE(V, kGatherV, 1, 28)
+constexpr TileKernel kTiles[] = {L1SPARSE_TILES(F32x4, F32x4), L1SPARSE_TILES(F32x8, F32x8),
+                                 L1SPARSE_TILES(F32x16, F32x8)};
+}
+
+const Conv2dKernels conv2d_avx512 = {kTiles, sizeof(kTiles) / sizeof(kTiles[0]), &finish<F32x8>};
+}  // namespace l1sparse

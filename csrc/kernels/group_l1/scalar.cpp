@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: MIT
+#include "base/simd_scalar.h"
+#include "kernels/group_l1/generic.h"
+
+namespace l1sparse {
+void (*const group_l1_scalar)(const GroupL1Job& job) = &group_l1<F32x4>;
+}

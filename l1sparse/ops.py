@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: MIT
+"""The native operators, typed and documented; `l1sparse.reference` has each again in plain torch.
+
+The same operators are reachable as ``torch.ops.l1sparse.*``. They check their arguments
+themselves, so a direct call is as safe as one through this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from l1sparse import _C as _C  # importing it registers the operators
+from l1sparse.format import GroupShape, read_packed_shape
+
+ACTIVATIONS = ("none", "relu")
+
+
+def group_l1_norm(weight: Tensor, group: GroupShape | Sequence[int] | str) -> Tensor:
+    """Mean absolute weight of every channel group (claim 5 of CN111242287A).
+
+    ``norm[i, j, y, x] = mean(|w|)`` over the weights of group ``(i, j)`` at tap ``(y, x)``. A
+    shorter last group is averaged over the weights that it has. Differentiable.
+
+    Args:
+        weight: ``[O, C, kH, kW]``, float32, any strides.
+        group: channel-group shape.
+
+    Returns:
+        ``[ceil(O / filters), ceil(C / channels), kH, kW]``, float32.
+
+    Raises:
+        ValueError: if `group` is no pair of positive whole numbers.
+        RuntimeError: if `weight` has another dtype, rank or device, or an empty dimension.
+    """
+    shape = GroupShape.of(group)
+    return cast(Tensor, torch.ops.l1sparse.group_l1_norm(weight, shape.as_list()))
+
+
+def pack(
+    weight: Tensor, mask: Tensor | None = None, group: GroupShape | Sequence[int] | str = (1, 8)
+) -> Tensor:
+    """Pack the weights of the kept groups into one contiguous buffer.
+
+    Args:
+        weight: ``[O, C, kH, kW]``, float32, any strides.
+        mask: bool, True where kept, of the weight's shape or of the group grid's
+            (`GroupShape.grid`). None: groups that are all zero are pruned.
+        group: channel-group shape.
+
+    Returns:
+        ``[bytes]``, uint8: header, offsets and values, see ``csrc/format/packed.h``.
+
+    Raises:
+        ValueError: if `group` is no pair of positive whole numbers.
+        RuntimeError: if `weight` or `mask` has a wrong dtype, rank, shape or device, or if `mask`
+            is not constant over a group.
+    """
+    shape = GroupShape.of(group)
+    if mask is None:
+        mask = nonzero_groups(weight, shape)
+    return cast(Tensor, torch.ops.l1sparse.pack(weight, mask, shape.as_list()))
+
+
+def nonzero_groups(weight: Tensor, group: GroupShape | Sequence[int] | str) -> Tensor:
+    """Which groups have a weight other than zero (NaN counts as one).
+
+    Args:
+        weight: ``[O, C, kH, kW]``, float32.
+        group: channel-group shape.
+
+    Returns:
+        The group grid's shape, bool.
+    """
+    # Not the norm: it can round to zero where the weights are tiny.
+    present = (weight.detach() != 0).to(torch.float32)
+    return group_l1_norm(present, group) > 0
+
+
+def unpack(packed: Tensor) -> Tensor:
+    """Dense weight of a packed buffer; pruned weights are +0.
+
+    Args:
+        packed: a result of `pack`.
+
+    Returns:
+        ``[O, C, kH, kW]``, float32.
+
+    Raises:
+        RuntimeError: if `packed` is damaged or not a packed weight; the message says in what.
+    """
+    return cast(Tensor, torch.ops.l1sparse.unpack(packed))
+
+
+def sparse_conv2d(
+    input: Tensor,
+    packed: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    residual: Tensor | None = None,
+    activation: str = "none",
+) -> Tensor:
+    """2-D convolution that skips the pruned groups.
+
+    ``output = activation(conv2d(input, unpack(packed), bias) + residual)``. As dense convolution
+    with NaN and infinities too, except that a pruned weight contributes nothing, whatever the
+    input holds there. Gradients flow to `input`, `bias` and `residual`; training of the weight
+    goes through the dense masked weight (`l1sparse.SparseConv2d`).
+
+    Args:
+        input: ``[N, C, H, W]`` or ``[C, H, W]``, float32; NCHW and channels_last are read as they
+            are, and so are slices.
+        packed: a result of `pack`, for a weight ``[O, C / groups, kH, kW]``.
+        bias: ``[O]``, float32.
+        stride: step between outputs, a number or ``(height, width)``.
+        padding: zeros at each side, a number, ``(height, width)``, ``"same"`` or ``"valid"``.
+        dilation: step between taps, a number or ``(height, width)``.
+        groups: convolution groups.
+        residual: added before the activation, float32, of the output's shape.
+        activation: ``"none"`` or ``"relu"``.
+
+    Returns:
+        The output, float32, in the input's memory format.
+
+    Raises:
+        ValueError: if an argument is not of the form above.
+        RuntimeError: if tensors do not fit each other, have another dtype or device, or if
+            `packed` is damaged.
+    """
+    if input.dim() not in (3, 4):
+        raise ValueError(
+            f"input: has shape {list(input.shape)}, expected 4 dimensions [N, C, H, W] or "
+            "3 [C, H, W]"
+        )
+    stride_pair = as_pair("stride", stride)
+    dilation_pair = as_pair("dilation", dilation)
+    if isinstance(padding, str):
+        input, padding_pair = _resolve_padding(input, packed, padding, stride_pair, dilation_pair)
+    else:
+        padding_pair = as_pair("padding", padding)
+    batched = input.dim() == 4
+    if residual is not None and not batched:
+        residual = residual.unsqueeze(0)
+    output = torch.ops.l1sparse.sparse_conv2d(
+        input if batched else input.unsqueeze(0),
+        packed,
+        bias,
+        stride_pair,
+        padding_pair,
+        dilation_pair,
+        groups,
+        residual,
+        activation,
+    )
+    return cast(Tensor, output if batched else output.squeeze(0))
+
+
+def same_padding(kernel: Sequence[int], dilation: Sequence[int]) -> tuple[list[int], list[int]]:
+    """``padding="same"`` as numbers: zeros before and zeros after, height first.
+
+    Where the total is odd the extra zero comes after, as in `torch.nn.Conv2d`.
+    """
+    totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    before = [total // 2 for total in totals]
+    return before, [total - b for total, b in zip(totals, before, strict=True)]
+
+
+def as_pair(name: str, value: int | Sequence[int]) -> list[int]:
+    """``[value, value]`` for a number, the two numbers of a pair.
+
+    Raises:
+        ValueError: if `value` is neither; the message names the argument `name`.
+    """
+    values = [value, value] if isinstance(value, int) else list(value)
+    if len(values) != 2 or not all(isinstance(v, int) for v in values):
+        raise ValueError(f"{name}: got {value!r}, expected a whole number or a pair of them")
+    return values
+
+
+def _resolve_padding(
+    input: Tensor, packed: Tensor, padding: str, stride: list[int], dilation: list[int]
+) -> tuple[Tensor, list[int]]:
+    if padding == "valid":
+        return input, [0, 0]
+    if padding != "same":
+        raise ValueError(f"padding: got {padding!r}, expected a number, a pair, 'same' or 'valid'")
+    if stride != [1, 1]:
+        raise ValueError(f"stride: got {stride}, expected 1 with padding='same'")
+    before, after = same_padding(read_packed_shape(packed)[2:], dilation)
+    if before == after:
+        return input, before
+    extra = [b - a for b, a in zip(after, before, strict=True)]
+    return F.pad(input, (0, extra[1], 0, extra[0])), before
+
+
+# ---- what torch needs to know of the operators: shapes without data, and gradients --------------
+
+
+@torch.library.register_fake("l1sparse::group_l1_norm")
+def _(weight: Tensor, group: list[int]) -> Tensor:
+    return weight.new_empty(GroupShape(*group).grid(weight.shape))
+
+
+@torch.library.register_fake("l1sparse::pack")
+def _(weight: Tensor, mask: Tensor, group: list[int]) -> Tensor:
+    # How many groups are kept is in the data, and with it the size.
+    size = torch.library.get_ctx().new_dynamic_size(min=64)
+    return weight.new_empty(size, dtype=torch.uint8)
+
+
+@torch.library.register_fake("l1sparse::unpack")
+def _(packed: Tensor) -> Tensor:
+    shape = _fake_shape(packed)
+    return packed.new_empty(shape, dtype=torch.float32)
+
+
+@torch.library.register_fake("l1sparse::sparse_conv2d")
+def _(
+    input: Tensor,
+    packed: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+    dilation: Sequence[int] = (1, 1),
+    groups: int = 1,
+    residual: Tensor | None = None,
+    activation: str = "none",
+) -> Tensor:
+    ...
