@@ -6,9 +6,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-GroupLike = "GroupShape | Sequence[int] | str"
-
-
 @dataclass(frozen=True)
 class GroupShape:
     """How many filters and consecutive input channels share one keep/prune decision.
@@ -70,3 +67,23 @@ class GroupShape:
         """
         filters, channels, height, width = weight_shape
         return (-(-filters // self.filters), -(-channels // self.channels), height, width)
+
+
+@dataclass(frozen=True)
+class PackedInfo:
+    """What the header of a packed weight says."""
+
+    weight_shape: tuple[int, ...]
+    """``(O, C, kH, kW)`` of the dense weight; C is that of one convolution group."""
+    group: GroupShape
+    kept_groups: int
+    kept_weights: int
+    """Weights of the kept groups, without what fills up a shorter last group."""
+
+    @property
+    def density(self) -> float:
+        """Kept weights over all weights, 0 to 1."""
+        total = 1
+        for size in self.weight_shape:
+            total *= size
+        return self.kept_weights / total

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from l1sparse import _C as _C  # importing it registers the operators
-from l1sparse.format import GroupShape, read_packed_shape
+from l1sparse.format import GroupShape, PackedInfo
+from l1sparse.group_mask import expand_group_mask, nonzero_groups
 
 ACTIVATIONS = ("none", "relu")
 
@@ -66,21 +67,6 @@ def pack(
     return cast(Tensor, torch.ops.l1sparse.pack(weight, mask, shape.as_list()))
 
 
-def nonzero_groups(weight: Tensor, group: GroupShape | Sequence[int] | str) -> Tensor:
-    """Which groups have a weight other than zero (NaN counts as one).
-
-    Args:
-        weight: ``[O, C, kH, kW]``, float32.
-        group: channel-group shape.
-
-    Returns:
-        The group grid's shape, bool.
-    """
-    # Not the norm: it can round to zero where the weights are tiny.
-    present = (weight.detach() != 0).to(torch.float32)
-    return group_l1_norm(present, group) > 0
-
-
 def unpack(packed: Tensor) -> Tensor:
     """Dense weight of a packed buffer; pruned weights are +0.
 
@@ -93,7 +79,25 @@ def unpack(packed: Tensor) -> Tensor:
     Raises:
         RuntimeError: if `packed` is damaged or not a packed weight; the message says in what.
     """
-    return cast(Tensor, torch.ops.l1sparse.unpack(packed))
+    return cast(Tensor, torch.ops.l1sparse.unpack(packed, packed_info(packed).weight_shape))
+
+
+def packed_info(packed: Tensor) -> PackedInfo:
+    """What a packed buffer says of itself, after all its checks.
+
+    Args:
+        packed: a result of `pack`.
+
+    Raises:
+        RuntimeError: if `packed` is damaged or not a packed weight; the message says in what.
+    """
+    numbers = torch.ops.l1sparse.packed_info(packed)
+    return PackedInfo(
+        weight_shape=tuple(numbers[:4]),
+        group=GroupShape(*numbers[4:6]),
+        kept_groups=numbers[6],
+        kept_weights=numbers[7],
+    )
 
 
 def sparse_conv2d(
@@ -106,6 +110,7 @@ def sparse_conv2d(
     groups: int = 1,
     residual: Tensor | None = None,
     activation: str = "none",
+    weight_shape: Sequence[int] | None = None,
 ) -> Tensor:
     """2-D convolution that skips the pruned groups.
 
@@ -125,6 +130,8 @@ def sparse_conv2d(
         groups: convolution groups.
         residual: added before the activation, float32, of the output's shape.
         activation: ``"none"`` or ``"relu"``.
+        weight_shape: ``(O, C / groups, kH, kW)`` of the packed weight, where it is known; None
+            reads it from `packed`.
 
     Returns:
         The output, float32, in the input's memory format.
@@ -139,27 +146,55 @@ def sparse_conv2d(
             f"input: has shape {list(input.shape)}, expected 4 dimensions [N, C, H, W] or "
             "3 [C, H, W]"
         )
+    shape = list(packed_info(packed).weight_shape if weight_shape is None else weight_shape)
     stride_pair = as_pair("stride", stride)
     dilation_pair = as_pair("dilation", dilation)
     if isinstance(padding, str):
-        input, padding_pair = _resolve_padding(input, packed, padding, stride_pair, dilation_pair)
+        input, padding_pair = _resolve_padding(input, shape, padding, stride_pair, dilation_pair)
     else:
         padding_pair = as_pair("padding", padding)
     batched = input.dim() == 4
     if residual is not None and not batched:
         residual = residual.unsqueeze(0)
-    output = torch.ops.l1sparse.sparse_conv2d(
+    output = call_sparse_conv2d(
         input if batched else input.unsqueeze(0),
         packed,
+        shape,
         bias,
-        stride_pair,
-        padding_pair,
-        dilation_pair,
-        groups,
+        (stride_pair, padding_pair, dilation_pair, groups),
         residual,
         activation,
     )
-    return cast(Tensor, output if batched else output.squeeze(0))
+    return output if batched else output.squeeze(0)
+
+
+def call_sparse_conv2d(
+    input: Tensor,
+    packed: Tensor,
+    weight_shape: Sequence[int],
+    bias: Tensor | None,
+    geometry: Sequence[Any],
+    residual: Tensor | None = None,
+    activation: str = "none",
+) -> Tensor:
+    """The operator as it is, on arguments in their final form.
+
+    Args:
+        input: ``[N, C, H, W]``.
+        packed: see `sparse_conv2d`.
+        weight_shape: ``(O, C / groups, kH, kW)``.
+        bias: see `sparse_conv2d`.
+        geometry: stride, padding and dilation as pairs, and the number of convolution groups.
+        residual: see `sparse_conv2d`.
+        activation: see `sparse_conv2d`.
+    """
+    operator = torch.ops.l1sparse.sparse_conv2d.default
+    arguments = (input, packed, weight_shape, bias, *geometry, residual, activation)
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return cast(Tensor, operator(*arguments))
+    # Past the autograd layer, which is Python here and would cost more than a small convolution.
+    with torch._C._AutoDispatchBelowAutograd():
+        return cast(Tensor, operator(*arguments))
 
 
 def same_padding(kernel: Sequence[int], dilation: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -185,7 +220,7 @@ def as_pair(name: str, value: int | Sequence[int]) -> list[int]:
 
 
 def _resolve_padding(
-    input: Tensor, packed: Tensor, padding: str, stride: list[int], dilation: list[int]
+    input: Tensor, shape: list[int], padding: str, stride: list[int], dilation: list[int]
 ) -> tuple[Tensor, list[int]]:
     if padding == "valid":
         return input, [0, 0]
@@ -193,7 +228,7 @@ def _resolve_padding(
         raise ValueError(f"padding: got {padding!r}, expected a number, a pair, 'same' or 'valid'")
     if stride != [1, 1]:
         raise ValueError(f"stride: got {stride}, expected 1 with padding='same'")
-    before, after = same_padding(read_packed_shape(packed)[2:], dilation)
+    before, after = same_padding(shape[2:], dilation)
     if before == after:
         return input, before
     extra = [b - a for b, a in zip(after, before, strict=True)]
@@ -212,19 +247,19 @@ def _(weight: Tensor, group: list[int]) -> Tensor:
 def _(weight: Tensor, mask: Tensor, group: list[int]) -> Tensor:
     # How many groups are kept is in the data, and with it the size.
     size = torch.library.get_ctx().new_dynamic_size(min=64)
-    return weight.new_empty(size, dtype=torch.uint8)
+    return weight.new_empty((size,), dtype=torch.uint8)
 
 
 @torch.library.register_fake("l1sparse::unpack")
-def _(packed: Tensor) -> Tensor:
-    shape = _fake_shape(packed)
-    return packed.new_empty(shape, dtype=torch.float32)
+def _(packed: Tensor, weight_shape: list[int]) -> Tensor:
+    return packed.new_empty(weight_shape, dtype=torch.float32)
 
 
 @torch.library.register_fake("l1sparse::sparse_conv2d")
 def _(
     input: Tensor,
     packed: Tensor,
+    weight_shape: list[int],
     bias: Tensor | None = None,
     stride: Sequence[int] = (1, 1),
     padding: Sequence[int] = (0, 0),
@@ -233,4 +268,117 @@ def _(
     residual: Tensor | None = None,
     activation: str = "none",
 ) -> Tensor:
-    ...
+    size = [
+        (input.shape[i + 2] + 2 * padding[i] - dilation[i] * (weight_shape[i + 2] - 1) - 1)
+        // stride[i]
+        + 1
+        for i in range(2)
+    ]
+    channels_last = input.is_contiguous(memory_format=torch.channels_last)
+    return torch.empty(
+        (input.shape[0], weight_shape[0], *size),
+        dtype=input.dtype,
+        device=input.device,
+        memory_format=torch.channels_last
+        if channels_last and not input.is_contiguous()
+        else torch.contiguous_format,
+    )
+
+
+def _save_group_l1_norm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    weight, group = inputs
+    ctx.save_for_backward(weight)
+    ctx.group = group
+
+
+def _group_l1_norm_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    (weight,) = ctx.saved_tensors
+    shape = GroupShape(*ctx.group)
+    rows, columns = grad.shape[:2]
+    filters = torch.full((rows,), float(shape.filters))
+    filters[-1] = weight.shape[0] - (rows - 1) * shape.filters
+    channels = torch.full((columns,), float(shape.channels))
+    channels[-1] = weight.shape[1] - (columns - 1) * shape.channels
+    sizes = filters[:, None, None, None] * channels[None, :, None, None]
+    return weight.sign() * expand_group_mask(grad / sizes, weight.shape, shape), None
+
+
+torch.library.register_autograd(
+    "l1sparse::group_l1_norm", _group_l1_norm_backward, setup_context=_save_group_l1_norm
+)
+
+
+def _save_sparse_conv2d(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    input, packed, weight_shape, bias, stride, padding, dilation, groups, residual, act = inputs
+    ctx.save_for_backward(packed, output if act == "relu" else None)
+    ctx.input_shape = input.shape
+    ctx.weight_shape = weight_shape
+    ctx.geometry = (stride, padding, dilation, groups)
+    ctx.has_bias = bias is not None
+    ctx.has_residual = residual is not None
+
+
+def _sparse_conv2d_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    packed, output = ctx.saved_tensors
+    weight = torch.ops.l1sparse.unpack(packed, ctx.weight_shape)
+    grads = conv2d_gradients(
+        grad, weight, ctx.input_shape, *ctx.geometry, output=output, input_needed=ctx.needs_input_grad[0]
+    )
+    grad_input, grad_bias, grad_residual = grads
+    return (
+        grad_input,
+        None,
+        None,
+        grad_bias if ctx.has_bias else None,
+        None,
+        None,
+        None,
+        None,
+        grad_residual if ctx.has_residual else None,
+        None,
+    )
+
+
+def conv2d_gradients(
+    grad: Tensor,
+    weight: Tensor,
+    input_shape: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    output: Tensor | None = None,
+    input_needed: bool = True,
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Gradients of `sparse_conv2d` for its input, bias and residual, in any float dtype.
+
+    Args:
+        grad: gradient of the output.
+        weight: dense masked weight ``[O, C / groups, kH, kW]``.
+        input_shape: ``(N, C, H, W)``.
+        stride: as in `sparse_conv2d`, a pair.
+        padding: likewise.
+        dilation: likewise.
+        groups: convolution groups.
+        output: the output where its activation was ReLU, None where there was none.
+        input_needed: whether the gradient for the input is wanted.
+    """
+    if output is not None:
+        grad = torch.where(output > 0, grad, torch.zeros_like(grad))
+    grad_input = None
+    if input_needed:
+        grad_input = torch.nn.grad.conv2d_input(
+            input_shape,  # type: ignore[arg-type]
+            weight,
+            grad,
+            tuple(stride),
+            tuple(padding),
+            tuple(dilation),
+            groups,
+        )
+    return grad_input, grad.sum((0, 2, 3)), grad
+
+
+torch.library.register_autograd(
+    "l1sparse::sparse_conv2d", _sparse_conv2d_backward, setup_context=_save_sparse_conv2d
+)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from l1sparse.format import GroupShape
+from l1sparse.group_mask import sum_groups
 
 
 def group_l1_norm(weight: Tensor, group: GroupShape | Sequence[int] | str) -> Tensor:
@@ -31,29 +32,9 @@ def group_l1_norm(weight: Tensor, group: GroupShape | Sequence[int] | str) -> Te
         ``[ceil(O / filters), ceil(C / channels), kH, kW]``, of the weight's dtype.
     """
     shape = GroupShape.of(group)
-    sums = _sum_groups(weight.abs(), shape)
-    sizes = _sum_groups(torch.ones_like(weight), shape)
+    sums = sum_groups(weight.abs(), shape)
+    sizes = sum_groups(torch.ones_like(weight), shape)
     return sums / sizes
-
-
-def expand_group_mask(
-    grid_mask: Tensor, weight_shape: Sequence[int], group: GroupShape | Sequence[int] | str
-) -> Tensor:
-    """Repeat a mask of the group grid's shape over the weights of each group.
-
-    Args:
-        grid_mask: ``[ceil(O / filters), ceil(C / channels), kH, kW]``, any dtype.
-        weight_shape: ``(O, C, kH, kW)``.
-        group: channel-group shape.
-
-    Returns:
-        ``[O, C, kH, kW]``, of the mask's dtype.
-    """
-    shape = GroupShape.of(group)
-    out_channels, in_channels = weight_shape[:2]
-    full = grid_mask.repeat_interleave(shape.filters, dim=0)
-    full = full.repeat_interleave(shape.channels, dim=1)
-    return full[:out_channels, :in_channels]
 
 
 def sparse_conv2d(
@@ -85,14 +66,3 @@ def sparse_conv2d(
     if residual is not None:
         output = output + residual
     return torch.relu(output) if activation == "relu" else output
-
-
-def _sum_groups(values: Tensor, shape: GroupShape) -> Tensor:
-    rows, columns, height, width = shape.grid(values.shape)
-    padded = F.pad(
-        values,
-        (0, 0, 0, 0)
-        + (0, columns * shape.channels - values.shape[1])
-        + (0, rows * shape.filters - values.shape[0]),
-    )
-    return padded.reshape(rows, shape.filters, columns, shape.channels, height, width).sum((1, 3))

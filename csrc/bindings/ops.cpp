@@ -184,8 +184,36 @@ Tensor pack(const Tensor& weight, const Tensor& mask, std::vector<int64_t> group
   return packed;
 }
 
-Tensor unpack(const Tensor& packed) {
+// A compiler of the caller's program has to know the shape before the bytes exist, so callers state
+// it; here it is held against what the bytes say.
+l1sparse::PackedView open_as(const Tensor& packed, const std::vector<int64_t>& weight_shape) {
   const l1sparse::PackedView view = open(packed);
+  const l1sparse::WeightShape& shape = view.shape;
+  const std::vector<int64_t> actual{shape.out_channels, shape.in_channels, shape.kernel_h,
+                                    shape.kernel_w};
+  if (weight_shape != actual) {
+    std::string text = "weight_shape: got [";
+    for (size_t i = 0; i < weight_shape.size(); ++i) {
+      text += (i == 0 ? "" : ", ") + std::to_string(weight_shape[i]);
+    }
+    text += "], expected the packed weight's [";
+    for (size_t i = 0; i < actual.size(); ++i) {
+      text += (i == 0 ? "" : ", ") + std::to_string(actual[i]);
+    }
+    fail(text + "]");
+  }
+  return view;
+}
+
+std::vector<int64_t> packed_info(const Tensor& packed) {
+  const l1sparse::PackedView view = open(packed);
+  const l1sparse::WeightShape& shape = view.shape;
+  return {shape.out_channels,  shape.in_channels,    shape.kernel_h,   shape.kernel_w,
+          shape.group_filters, shape.group_channels, view.kept_groups, l1sparse::kept_weights(view)};
+}
+
+Tensor unpack(const Tensor& packed, std::vector<int64_t> weight_shape) {
+  const l1sparse::PackedView view = open_as(packed, weight_shape);
   const l1sparse::WeightShape& shape = view.shape;
   Tensor weight =
       float_tensor({shape.out_channels, shape.in_channels, shape.kernel_h, shape.kernel_w});
@@ -211,13 +239,13 @@ bool is_channels_last(const Tensor& x) {
 
 std::atomic<const char*> last_conv2d_isa{""};
 
-Tensor sparse_conv2d(const Tensor& input, const Tensor& packed, std::optional<Tensor> bias,
-                     std::vector<int64_t> stride, std::vector<int64_t> padding,
+Tensor sparse_conv2d(const Tensor& input, const Tensor& packed, std::vector<int64_t> weight_shape,
+                     std::optional<Tensor> bias, std::vector<int64_t> stride, std::vector<int64_t> padding,
                      std::vector<int64_t> dilation, int64_t groups, std::optional<Tensor> residual,
                      std::string activation) {
   check_tensor("input", input, ScalarType::Float, "float32", 4);
   l1sparse::Conv2dProblem problem{};
-  problem.weight = open(packed);
+  problem.weight = open_as(packed, weight_shape);
   const l1sparse::WeightShape& shape = problem.weight.shape;
   const auto [stride_h, stride_w] = pair("stride", stride);
   const auto [pad_h, pad_w] = pair("padding", padding);
@@ -292,10 +320,11 @@ std::string last_isa() { return last_conv2d_isa.load(std::memory_order_relaxed);
 STABLE_TORCH_LIBRARY(l1sparse, m) {
   m.def("group_l1_norm(Tensor weight, int[] group) -> Tensor");
   m.def("pack(Tensor weight, Tensor mask, int[] group) -> Tensor");
-  m.def("unpack(Tensor packed) -> Tensor");
+  m.def("packed_info(Tensor packed) -> int[]");
+  m.def("unpack(Tensor packed, int[] weight_shape) -> Tensor");
   m.def(
-      "sparse_conv2d(Tensor input, Tensor packed, Tensor? bias=None, int[] stride=[1, 1], "
-      "int[] padding=[0, 0], int[] dilation=[1, 1], int groups=1, Tensor? residual=None, "
+      "sparse_conv2d(Tensor input, Tensor packed, int[] weight_shape, Tensor? bias=None, "
+      "int[] stride=[1, 1], int[] padding=[0, 0], int[] dilation=[1, 1], int groups=1, Tensor? residual=None, "
       "str activation='none') -> Tensor");
   m.def("_last_conv2d_isa() -> str");
 }
@@ -303,6 +332,7 @@ STABLE_TORCH_LIBRARY(l1sparse, m) {
 STABLE_TORCH_LIBRARY_IMPL(l1sparse, CPU, m) {
   m.impl("group_l1_norm", TORCH_BOX(&group_l1_norm));
   m.impl("pack", TORCH_BOX(&pack));
+  m.impl("packed_info", TORCH_BOX(&packed_info));
   m.impl("unpack", TORCH_BOX(&unpack));
   m.impl("sparse_conv2d", TORCH_BOX(&sparse_conv2d));
 }

@@ -282,6 +282,18 @@ Status verify_packed(const void* buffer, std::int64_t bytes, const PackedView& v
   return {};
 }
 
+std::int64_t kept_weights(const PackedView& view) {
+  std::int64_t kept = 0;
+  for (std::int64_t row = 0; row < view.blocks * view.grid.filter_groups; ++row) {
+    for (std::uint32_t i = view.row_offsets[row]; i < view.row_offsets[row + 1]; ++i) {
+      const GroupExtent extent = extent_of(view.shape, row % view.grid.filter_groups,
+                                           view.columns[i] / view.grid.taps);
+      kept += extent.filters * extent.channels;
+    }
+  }
+  return kept;
+}
+
 void unpack(const PackedView& view, float* weight) {
   const std::int64_t taps = view.grid.taps;
   const std::int64_t group_size = view.grid.filters * view.grid.channels;

@@ -98,6 +98,9 @@ Status verify_packed(const void* buffer, std::int64_t bytes, const PackedView& v
 // The checksum that a buffer of at least the header's size should store.
 std::uint64_t packed_checksum(const void* buffer, std::int64_t bytes);
 
+// Weights of the kept groups that lie inside the weight.
+std::int64_t kept_weights(const PackedView& view);
+
 // Writes the dense weight, pruned weights as +0.
 void unpack(const PackedView& view, float* weight);
 

@@ -1,0 +1,373 @@
+# SPDX-License-Identifier: MIT
+"""`SparseConv2d`: `nn.Conv2d` whose pruned channel groups cost no time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from l1sparse.format import GroupShape
+from l1sparse.group_mask import as_grid_mask, expand_group_mask, nonzero_groups
+from l1sparse.nn.packed_function import PackedConv2dFunction
+from l1sparse.ops import (
+    ACTIVATIONS,
+    call_sparse_conv2d,
+    pack,
+    packed_info,
+    same_padding,
+    unpack,
+)
+
+
+class SparseConv2d(nn.Conv2d):
+    """A drop-in for `nn.Conv2d` with pruned channel groups of its *weight* (not of its input).
+
+    Training runs the dense convolution with the masked weight, so pruned weights get a gradient of
+    exactly 0. Evaluation runs the native kernels on a packed copy of the kept groups; it is packed
+    again whenever the weight has changed: an optimizer step, `load_state_dict`, an in-place edit,
+    `.to()`. (Edits through ``weight.data`` bypass torch's change counter, and are seen at the next
+    call of `train` or `eval`.) As with `nn.Conv2d`, the state dict holds ``weight`` and ``bias``,
+    and either module loads the other's; after loading, a group is pruned if all its weights are
+    zero.
+
+    `drop_dense_weight` leaves only the packed weight, for inference: then the state dict holds
+    ``packed`` and ``bias``.
+
+    The native kernels are for float32 on the CPU. Any other dtype or device, and autocast, run
+    the dense convolution with the masked weight.
+
+    NaN and infinities give what `nn.Conv2d` gives, except that in evaluation a pruned weight
+    contributes nothing, whatever the input holds there.
+
+    Args:
+        in_channels: as in `nn.Conv2d`, like every argument up to `dtype`.
+        out_channels: see there.
+        kernel_size: see there.
+        stride: see there.
+        padding: see there.
+        dilation: see there.
+        groups: convolution groups, see there.
+        bias: see there.
+        padding_mode: see there.
+        device: see there.
+        dtype: see there.
+        group: channel-group shape: filters and consecutive input channels that share one
+            keep/prune decision.
+        activation: ``"none"`` or ``"relu"``, applied to the output at no extra pass.
+    """
+
+    mask: Tensor
+    """bool, of the group grid's shape; False marks a pruned group."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: str | int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        group: GroupShape | Sequence[int] | str = (1, 8),
+        activation: str = "none",
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+        )
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation: got {activation!r}, expected one of {ACTIVATIONS}")
+        self.group = GroupShape.of(group)
+        self.activation = activation
+        self.weight_shape = tuple(self.weight.shape)
+        grid = self.group.grid(self.weight_shape)
+        mask = torch.ones(grid, dtype=torch.bool, device=self.weight.device)
+        self.register_buffer("mask", mask, persistent=False)
+        self._cache: tuple[tuple[Any, ...], Tensor] | None = None
+
+    @classmethod
+    def from_dense(
+        cls,
+        conv: nn.Conv2d,
+        group: GroupShape | Sequence[int] | str = (1, 8),
+        mask: Tensor | None = None,
+    ) -> SparseConv2d:
+        """A copy of `conv` with pruned groups.
+
+        Args:
+            conv: the dense convolution; it stays as it is, and shares nothing with the copy.
+            group: channel-group shape.
+            mask: bool, True where kept, of the weight's shape or of the group grid's. None: groups
+                that are all zero are pruned.
+
+        Raises:
+            TypeError: if `conv` is no `nn.Conv2d`, or computes something else than one (a
+                subclass with a `forward` of its own), or `mask` is not bool.
+            ValueError: if `group` is no group shape, or `mask` has another shape or cuts through
+                a group.
+        """
+        _check_plain_conv(conv)
+        shape = GroupShape.of(group)
+        weight = conv.weight.detach()
+        if mask is None:
+            grid_mask = nonzero_groups(weight, shape)
+        else:
+            grid_mask = as_grid_mask(mask, weight.shape, shape)
+        sparse = cls(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type]
+            conv.stride,  # type: ignore[arg-type]
+            conv.padding,  # type: ignore[arg-type]
+            conv.dilation,  # type: ignore[arg-type]
+            conv.groups,
+            conv.bias is not None,
+            conv.padding_mode,
+            device="meta",
+            dtype=weight.dtype,
+            group=shape,
+        )
+        sparse.mask = grid_mask.to(weight.device).clone()
+        keep = expand_group_mask(sparse.mask, weight.shape, shape)
+        sparse.weight = nn.Parameter(
+            torch.where(keep, weight, torch.zeros_like(weight)), conv.weight.requires_grad
+        )
+        if conv.bias is not None:
+            sparse.bias = nn.Parameter(conv.bias.detach().clone(), conv.bias.requires_grad)
+        return sparse.train(conv.training)
+
+    def to_dense(self) -> nn.Conv2d:
+        """An `nn.Conv2d` that computes the same, pruned weights zero; shares nothing.
+
+        Raises:
+            ValueError: if this module applies an activation, which `nn.Conv2d` can't.
+        """
+        if self.activation != "none":
+            raise ValueError(
+                f"activation: is {self.activation!r}, which nn.Conv2d does not apply; set it to "
+                "'none' and apply the activation outside"
+            )
+        conv = nn.Conv2d(
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,  # type: ignore[arg-type]
+            self.stride,  # type: ignore[arg-type]
+            self.padding,  # type: ignore[arg-type]
+            self.dilation,  # type: ignore[arg-type]
+            self.groups,
+            self.bias is not None,
+            self.padding_mode,
+            device="meta",
+        )
+        trainable = self.weight is None or self.weight.requires_grad
+        conv.weight = nn.Parameter(self.masked_weight().detach().clone(), trainable)
+        if self.bias is not None:
+            conv.bias = nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)
+        return conv.train(self.training)
+
+    def masked_weight(self) -> Tensor:
+        """The dense weight ``[O, C / groups, kH, kW]``, pruned weights exactly 0."""
+        if self.weight is None:
+            return unpack(self.packed)
+        return torch.where(self._full_mask(), self.weight, torch.zeros_like(self.weight))
+
+    @property
+    def density(self) -> float:
+        """Share of the weights that lie in kept groups, 0 to 1."""
+        if self.weight is None:
+            return packed_info(self.packed).density
+        return float(self._full_mask().float().mean())
+
+    def packed_weight(self) -> Tensor:
+        """The packed weight that evaluation runs on, packed now if the weight has changed.
+
+        Returns:
+            ``[bytes]``, uint8, see `l1sparse.pack`.
+        """
+        if self.weight is None:
+            return self.packed
+        # Tensors made under inference_mode count no changes, so they are packed every time.
+        counted = not (self.weight.is_inference() or self.mask.is_inference())
+        key = (
+            (self.weight.data_ptr(), self.weight._version, self.mask.data_ptr(), self.mask._version)
+            if counted
+            else ()
+        )
+        if self._cache is None or not counted or self._cache[0] != key:
+            # Outside of inference_mode, so that autograd may save the result later.
+            with torch.inference_mode(False), torch.no_grad():
+                self._cache = (key, pack(self.weight.detach(), self.mask, self.group))
+        return self._cache[1]
+
+    def drop_dense_weight(self) -> SparseConv2d:
+        """Keep only the packed weight, for inference; returns the module itself.
+
+        ``weight`` is None from then on, and the state dict has ``packed`` in its place.
+        """
+        if self.weight is not None:
+            packed = self.packed_weight()
+            del self.weight
+            self.register_parameter("weight", None)
+            self.register_buffer("packed", packed)
+            self._cache = None
+        return self
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve: the packed weight in evaluation, the dense masked weight in training."""
+        if self.weight is not None and (self.training or not self._is_native(input)):
+            output = self._conv_forward(input, self.masked_weight(), self.bias)
+            return torch.relu(output) if self.activation == "relu" else output
+        if input.dim() == 3:
+            return self._packed_forward(input.unsqueeze(0)).squeeze(0)
+        return self._packed_forward(input)
+
+    def train(self, mode: bool = True) -> SparseConv2d:
+        """As `nn.Module.train`; edits made through ``weight.data`` are seen from here on."""
+        self._cache = None
+        super().train(mode)
+        return self
+
+    def extra_repr(self) -> str:
+        """`nn.Conv2d`'s, and the group shape, density and activation."""
+        density = "" if self.mask.device.type == "meta" else f", density={self.density:.4f}"
+        activation = "" if self.activation == "none" else f", activation={self.activation}"
+        return f"{super().extra_repr()}, group={self.group}{density}{activation}"
+
+    def _is_native(self, input: Tensor) -> bool:
+        return (
+            self.weight.dtype == torch.float32
+            and self.weight.device.type == "cpu"
+            and not torch.is_autocast_enabled("cpu")
+        )
+
+    def _full_mask(self) -> Tensor:
+        return expand_group_mask(self.mask, self.weight_shape, self.group)
+
+    def _packed_forward(self, input: Tensor) -> Tensor:
+        input, padding = self._pad(input)
+        geometry = (self.stride, padding, self.dilation, self.groups)
+        packed = self.packed_weight()
+        if self.weight is not None and torch.is_grad_enabled() and self.weight.requires_grad:
+            output: Tensor = PackedConv2dFunction.apply(  # type: ignore[no-untyped-call]
+                input, self.weight, self.bias, self._full_mask(), packed, geometry, self.activation
+            )
+            return output
+        return call_sparse_conv2d(
+            input, packed, self.weight_shape, self.bias, geometry, activation=self.activation
+        )
+
+    def _pad(self, input: Tensor) -> tuple[Tensor, Sequence[int]]:
+        """Do what padding the operator can't; returns the padding that is left for it."""
+        if self.padding_mode != "zeros":
+            padded = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+            return padded, [0, 0]
+        if self.padding == "valid":
+            return input, [0, 0]
+        if self.padding == "same":
+            before, after = same_padding(self.kernel_size, self.dilation)
+            if before != after:
+                extra = [b - a for b, a in zip(after, before, strict=True)]
+                input = F.pad(input, (0, extra[1], 0, extra[0]))
+            return input, before
+        return input, self.padding  # type: ignore[return-value]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has memory of its own, which the cache's key knows nothing about.
+        return {**self.__dict__, "_cache": None}
+
+    def _apply(self, fn: Any, recurse: bool = True) -> SparseConv2d:
+        self._cache = None
+        super()._apply(fn, recurse)
+        return self
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[no-untyped-call]
+        if self.weight is not None and not keep_vars and self.weight.device.type != "meta":
+            masked = self.masked_weight().detach()
+            if not torch.equal(masked, self.weight):
+                destination[f"{prefix}weight"] = masked
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Load ``weight`` or ``packed``, whichever is there, into whichever this module holds."""
+        dense_key, packed_key = f"{prefix}weight", f"{prefix}packed"
+        try:
+            if self.weight is not None and packed_key in state_dict:
+                state_dict[dense_key] = unpack(_aligned(state_dict.pop(packed_key)))
+            elif self.weight is None and dense_key in state_dict:
+                dense = state_dict.pop(dense_key)
+                state_dict[packed_key] = pack(dense, None, self.group)
+            if self.weight is None and packed_key in state_dict:
+                state_dict[packed_key] = _aligned(state_dict[packed_key])
+                self._accept_packed(state_dict[packed_key])
+        except (RuntimeError, ValueError) as error:
+            error_msgs.append(f"{packed_key}: {error}")
+            return
+        super()._load_from_state_dict(
+            state_dict,
+            prefix,
+            local_metadata,
+            strict,
+            missing_keys,
+            unexpected_keys,
+            error_msgs,
+        )
+        self._cache = None
+        if self.weight is not None and dense_key in state_dict:
+            self.mask = nonzero_groups(self.weight, self.group)
+
+    def _accept_packed(self, packed: Tensor) -> None:
+        """Check a packed weight and make room for it."""
+        info = packed_info(packed)
+        if info.weight_shape != self.weight_shape:
+            raise ValueError(
+                f"holds a weight of shape {info.weight_shape}, expected {self.weight_shape}"
+            )
+        self.group = info.group
+        self.packed = torch.empty_like(packed)
+        self.mask = nonzero_groups(unpack(packed), info.group)
+
+
+def _aligned(packed: Tensor) -> Tensor:
+    """The same bytes where the native code can read them: a file may map them anywhere."""
+    return packed if packed.data_ptr() % 64 == 0 else packed.clone()
+
+
+def _check_plain_conv(conv: nn.Module) -> None:
+    if not isinstance(conv, nn.Conv2d):
+        raise TypeError(f"conv: got {type(conv).__name__}, expected nn.Conv2d")
+    if (
+        type(conv).forward is not nn.Conv2d.forward
+        or type(conv)._conv_forward is not nn.Conv2d._conv_forward
+    ):
+        raise TypeError(
+            f"conv: {type(conv).__name__} computes more than nn.Conv2d (it has a forward of its "
+            "own), which the copy would lose; expected a plain nn.Conv2d"
+        )

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: MIT
+"""The conv layers of a network, which of them cannot be pruned, and how much of them is zero."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils import parametrize
+
+from l1sparse.prune.group import zero_weights
+from l1sparse.prune.mask import companion_mask, raw_weight
+
+
+def conv_layers(model: nn.Module) -> dict[str, nn.Conv2d]:
+    """Every `nn.Conv2d` of `model` by its `named_modules` name, in that order, each once."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+
+
+def unprunable_reason(model: nn.Module, name: str) -> str | None:
+    """Why the layer `name` of `model` cannot be pruned by channel groups; None if it can be."""
+    try:
+        module = model.get_submodule(name)
+    except AttributeError:
+        return "the model has no module of this name"
+    if not isinstance(module, nn.Conv2d):
+        return f"it is a {type(module).__name__}, not an nn.Conv2d"
+    convs = conv_layers(model)
+    if name not in convs:
+        first = next(other for other, conv in convs.items() if conv is module)
+        return f"it is the same module as {first!r}"
+    if parametrize.is_parametrized(module, "weight") and companion_mask(module) is None:
+        return "its weight is computed by another parametrization"
+    weight = raw_weight(module)
+    if isinstance(weight, UninitializedParameter):
+        return "its weight has no shape yet; run one forward pass first"
+    if not weight.is_floating_point():
+        return f"its weight is {weight.dtype}, not real floating point"
+    if weight.shape[1] == 1:
+        return (
+            "each filter sees one input channel (in_channels / groups is 1), so there are no "
+            "channels to group"
+        )
+    owners = [
+        owner
+        for owner, part in model.named_modules()
+        for parameter in part.parameters(recurse=False)
+        if parameter is weight
+    ]
+    if len(owners) > 1:
+        return f"its weight is shared by {len(owners)} modules: {', '.join(owners)}"
+    return None
+
+
+def pruned_share(model: nn.Module) -> float:
+    """Zero conv weights over all conv weights of `model`, 0 to 1; a shared weight counts once.
+
+    Raises:
+        ValueError: if `model` has no conv weights.
+    """
+    convs = {id(raw_weight(conv)): conv for conv in conv_layers(model).values()}
+    total = sum(conv.weight.numel() for conv in convs.values())
+    if not total:
+        raise ValueError(
+            f"model: expected nn.Conv2d layers with weights, {type(model).__name__} has none"
+        )
+    return sum(zero_weights(conv.weight) for conv in convs.values()) / total
