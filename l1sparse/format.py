@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+
 @dataclass(frozen=True)
 class GroupShape:
     """How many filters and consecutive input channels share one keep/prune decision.
@@ -47,10 +48,9 @@ class GroupShape:
             isinstance(part, int) and not isinstance(part, bool) for part in parts
         ):
             raise ValueError(
-                "group: expected a pair (filters, channels) such as (1, 8) or '1x8', "
-                f"got {value!r}"
+                f"group: expected a pair (filters, channels) such as (1, 8) or '1x8', got {value!r}"
             )
-        return cls(*parts)  # type: ignore[arg-type]
+        return cls(*parts)
 
     def __str__(self) -> str:
         return f"{self.filters}x{self.channels}"

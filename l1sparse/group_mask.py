@@ -101,10 +101,7 @@ def sum_groups(values: Tensor, shape: GroupShape) -> Tensor:
         Of the group grid's shape and the values' dtype.
     """
     rows, columns, height, width = shape.grid(values.shape)
-    padded = F.pad(
-        values,
-        (0, 0, 0, 0)
-        + (0, columns * shape.channels - values.shape[1])
-        + (0, rows * shape.filters - values.shape[0]),
-    )
+    missing_channels = columns * shape.channels - values.shape[1]
+    missing_filters = rows * shape.filters - values.shape[0]
+    padded = F.pad(values, (0, 0, 0, 0, 0, missing_channels, 0, missing_filters))
     return padded.reshape(rows, shape.filters, columns, shape.channels, height, width).sum((1, 3))

@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_input
 
 from l1sparse import _C as _C  # importing it registers the operators
 from l1sparse.format import GroupShape, PackedInfo
@@ -321,20 +322,18 @@ def _save_sparse_conv2d(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> No
 def _sparse_conv2d_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     packed, output = ctx.saved_tensors
     weight = torch.ops.l1sparse.unpack(packed, ctx.weight_shape)
-    grads = conv2d_gradients(
-        grad, weight, ctx.input_shape, *ctx.geometry, output=output, input_needed=ctx.needs_input_grad[0]
-    )
-    grad_input, grad_bias, grad_residual = grads
+    input_shape = ctx.input_shape if ctx.needs_input_grad[0] else None
+    grad_input, grad = conv2d_gradients(grad, weight, input_shape, ctx.geometry, output)
     return (
         grad_input,
         None,
         None,
-        grad_bias if ctx.has_bias else None,
+        grad.sum((0, 2, 3)) if ctx.has_bias else None,
         None,
         None,
         None,
         None,
-        grad_residual if ctx.has_residual else None,
+        grad if ctx.has_residual else None,
         None,
     )
 
@@ -342,41 +341,28 @@ def _sparse_conv2d_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]
 def conv2d_gradients(
     grad: Tensor,
     weight: Tensor,
-    input_shape: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
+    input_shape: Sequence[int] | None,
+    geometry: Sequence[Any],
     output: Tensor | None = None,
-    input_needed: bool = True,
-) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Gradients of `sparse_conv2d` for its input, bias and residual, in any float dtype.
+) -> tuple[Tensor | None, Tensor]:
+    """Gradients of `sparse_conv2d` before its activation and at its input, in any float dtype.
 
     Args:
         grad: gradient of the output.
         weight: dense masked weight ``[O, C / groups, kH, kW]``.
-        input_shape: ``(N, C, H, W)``.
-        stride: as in `sparse_conv2d`, a pair.
-        padding: likewise.
-        dilation: likewise.
-        groups: convolution groups.
+        input_shape: ``(N, C, H, W)``, or None where the input needs no gradient.
+        geometry: stride, padding and dilation as pairs, and the number of convolution groups.
         output: the output where its activation was ReLU, None where there was none.
-        input_needed: whether the gradient for the input is wanted.
+
+    Returns:
+        The input's gradient or None, and the gradient before the activation: the residual's, and,
+        summed over all but the channels, the bias's.
     """
     if output is not None:
         grad = torch.where(output > 0, grad, torch.zeros_like(grad))
-    grad_input = None
-    if input_needed:
-        grad_input = torch.nn.grad.conv2d_input(
-            input_shape,  # type: ignore[arg-type]
-            weight,
-            grad,
-            tuple(stride),
-            tuple(padding),
-            tuple(dilation),
-            groups,
-        )
-    return grad_input, grad.sum((0, 2, 3)), grad
+    if input_shape is None:
+        return None, grad
+    return conv2d_input(list(input_shape), weight, grad, *geometry), grad
 
 
 torch.library.register_autograd(

@@ -60,9 +60,7 @@ def sparse_conv2d(
         activation: ``"none"`` or ``"relu"``.
     """
     kept = torch.where(mask, weight, torch.zeros_like(weight))
-    output = F.conv2d(
-        input, kept, bias, tuple(stride), tuple(padding), tuple(dilation), groups
-    )
+    output = F.conv2d(input, kept, bias, tuple(stride), tuple(padding), tuple(dilation), groups)
     if residual is not None:
         output = output + residual
     return torch.relu(output) if activation == "relu" else output

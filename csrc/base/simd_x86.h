@@ -28,13 +28,13 @@ inline __m256 high_a_low_b(__m256 a, __m256 b) { return _mm256_shuffle_f32x4(a, 
 alignas(64) constexpr int kLanes[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
 using Mask = const int*;
 inline Mask first_lanes(int n) { return kLanes + 8 - n; }
-inline __m128i wide(Mask m, __m128) {
-  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(m));
-}
+inline __m128i wide(Mask m, __m128) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(m)); }
 inline __m256i wide(Mask m, __m256) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(m));
 }
-inline __m128 load_masked(const float* p, Mask m, __m128 r) { return _mm_maskload_ps(p, wide(m, r)); }
+inline __m128 load_masked(const float* p, Mask m, __m128 r) {
+  return _mm_maskload_ps(p, wide(m, r));
+}
 inline __m256 load_masked(const float* p, Mask m, __m256 r) {
   return _mm256_maskload_ps(p, wide(m, r));
 }
@@ -97,9 +97,7 @@ struct F32x8 {
   static Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
   // Each step adds the halves of two registers into one; a blend, which every vector port can do,
   // stands in for one of the two shuffles.
-  static Reg fold_128(Reg a, Reg b) {
-    return _mm256_add_ps(blend<0xF0>(a, b), high_a_low_b(a, b));
-  }
+  static Reg fold_128(Reg a, Reg b) { return _mm256_add_ps(blend<0xF0>(a, b), high_a_low_b(a, b)); }
   static Reg fold_64(Reg a, Reg b) {
     return _mm256_add_ps(blend<0xCC>(a, b), _mm256_shuffle_ps(a, b, 0x4E));
   }

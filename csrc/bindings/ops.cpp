@@ -81,8 +81,7 @@ Tensor bytes_tensor(int64_t bytes) {
   return torch::stable::empty(size, ScalarType::Byte);
 }
 
-Tensor float_tensor(std::vector<int64_t> size,
-                    std::optional<MemoryFormat> format = std::nullopt) {
+Tensor float_tensor(std::vector<int64_t> size, std::optional<MemoryFormat> format = std::nullopt) {
   return torch::stable::empty(size, ScalarType::Float, std::nullopt, std::nullopt, std::nullopt,
                               format);
 }
@@ -208,8 +207,9 @@ l1sparse::PackedView open_as(const Tensor& packed, const std::vector<int64_t>& w
 std::vector<int64_t> packed_info(const Tensor& packed) {
   const l1sparse::PackedView view = open(packed);
   const l1sparse::WeightShape& shape = view.shape;
-  return {shape.out_channels,  shape.in_channels,    shape.kernel_h,   shape.kernel_w,
-          shape.group_filters, shape.group_channels, view.kept_groups, l1sparse::kept_weights(view)};
+  return {shape.out_channels, shape.in_channels,           shape.kernel_h,
+          shape.kernel_w,     shape.group_filters,         shape.group_channels,
+          view.kept_groups,   l1sparse::kept_weights(view)};
 }
 
 Tensor unpack(const Tensor& packed, std::vector<int64_t> weight_shape) {
@@ -240,9 +240,9 @@ bool is_channels_last(const Tensor& x) {
 std::atomic<const char*> last_conv2d_isa{""};
 
 Tensor sparse_conv2d(const Tensor& input, const Tensor& packed, std::vector<int64_t> weight_shape,
-                     std::optional<Tensor> bias, std::vector<int64_t> stride, std::vector<int64_t> padding,
-                     std::vector<int64_t> dilation, int64_t groups, std::optional<Tensor> residual,
-                     std::string activation) {
+                     std::optional<Tensor> bias, std::vector<int64_t> stride,
+                     std::vector<int64_t> padding, std::vector<int64_t> dilation, int64_t groups,
+                     std::optional<Tensor> residual, std::string activation) {
   check_tensor("input", input, ScalarType::Float, "float32", 4);
   l1sparse::Conv2dProblem problem{};
   problem.weight = open_as(packed, weight_shape);
@@ -263,10 +263,10 @@ Tensor sparse_conv2d(const Tensor& input, const Tensor& packed, std::vector<int6
   problem.groups = groups;
   problem.activation = activation_of(activation);
   check(l1sparse::check_conv2d(problem));
-  problem.out_h = l1sparse::conv_output_size(problem.in_h, 2 * pad_h, shape.kernel_h, stride_h,
-                                             dilation_h);
-  problem.out_w = l1sparse::conv_output_size(problem.in_w, 2 * pad_w, shape.kernel_w, stride_w,
-                                             dilation_w);
+  problem.out_h =
+      l1sparse::conv_output_size(problem.in_h, 2 * pad_h, shape.kernel_h, stride_h, dilation_h);
+  problem.out_w =
+      l1sparse::conv_output_size(problem.in_w, 2 * pad_w, shape.kernel_w, stride_w, dilation_w);
   problem.input_strides = {input.stride(0), input.stride(1), input.stride(2), input.stride(3)};
   problem.channels_last = is_channels_last(input);
 
@@ -324,7 +324,8 @@ STABLE_TORCH_LIBRARY(l1sparse, m) {
   m.def("unpack(Tensor packed, int[] weight_shape) -> Tensor");
   m.def(
       "sparse_conv2d(Tensor input, Tensor packed, int[] weight_shape, Tensor? bias=None, "
-      "int[] stride=[1, 1], int[] padding=[0, 0], int[] dilation=[1, 1], int groups=1, Tensor? residual=None, "
+      "int[] stride=[1, 1], int[] padding=[0, 0], int[] dilation=[1, 1], int groups=1, Tensor? "
+      "residual=None, "
       "str activation='none') -> Tensor");
   m.def("_last_conv2d_isa() -> str");
 }

@@ -42,8 +42,7 @@ Layout layout_of(const GroupGrid& grid, std::int64_t block_groups, std::int64_t 
   layout.rows = checked_mul(grid.filter_groups, ceil_div(grid.channel_groups, block_groups));
   layout.columns_at =
       checked_add(sizeof(PackedHeader), checked_mul(checked_add(layout.rows, 1), 4));
-  layout.values_at = round_up(checked_add(layout.columns_at, checked_mul(kept, 4)),
-                              kAlignment);
+  layout.values_at = round_up(checked_add(layout.columns_at, checked_mul(kept, 4)), kAlignment);
   const std::int64_t group_bytes =
       checked_mul(checked_mul(grid.filters, grid.channels), kFloatBytes);
   layout.total = checked_add(layout.values_at, checked_mul(kept, group_bytes));
@@ -139,8 +138,7 @@ Status mask_to_grid(const WeightShape& shape, const std::uint8_t* mask, std::uin
 Status packed_bytes(const WeightShape& shape, const std::uint8_t* grid_mask, std::int64_t* bytes) {
   GroupGrid grid;
   if (Status status = check_shape(shape, &grid); !status.ok()) return status;
-  const Layout layout =
-      layout_of(grid, block_groups_for(shape, grid), count_kept(grid, grid_mask));
+  const Layout layout = layout_of(grid, block_groups_for(shape, grid), count_kept(grid, grid_mask));
   if (layout.total == kTooLarge) return {Code::too_large, kTooLarge, 0};
   *bytes = layout.total;
   return {};
@@ -246,7 +244,8 @@ Status open_packed(const void* buffer, std::int64_t bytes, PackedView* view) {
   // turn it into vector instructions.
   const auto last = static_cast<std::uint32_t>(grid.columns() - 1);
   std::uint32_t outside = 0;
-  for (std::uint32_t i = 0; i < header.kept_groups; ++i) outside |= (last - columns[i]) | columns[i];
+  for (std::uint32_t i = 0; i < header.kept_groups; ++i)
+    outside |= (last - columns[i]) | columns[i];
   if (outside >> 31 != 0) {
     std::uint32_t i = 0;
     while (columns[i] <= last) ++i;
@@ -286,8 +285,8 @@ std::int64_t kept_weights(const PackedView& view) {
   std::int64_t kept = 0;
   for (std::int64_t row = 0; row < view.blocks * view.grid.filter_groups; ++row) {
     for (std::uint32_t i = view.row_offsets[row]; i < view.row_offsets[row + 1]; ++i) {
-      const GroupExtent extent = extent_of(view.shape, row % view.grid.filter_groups,
-                                           view.columns[i] / view.grid.taps);
+      const GroupExtent extent =
+          extent_of(view.shape, row % view.grid.filter_groups, view.columns[i] / view.grid.taps);
       kept += extent.filters * extent.channels;
     }
   }

@@ -21,7 +21,6 @@ from l1sparse.convert.rewrite import (
     traced_and_folded,
 )
 from l1sparse.format import GroupShape
-from l1sparse.group_mask import nonzero_groups
 from l1sparse.nn import SparseConv2d
 
 GroupLike = GroupShape | Sequence[int] | str
@@ -38,7 +37,8 @@ class LayerChoice:
     density: float
     """Kept weights over all weights at this group shape, 0 to 1."""
     dense_ms: float | None
-    """Median time of one call, dense; None where it was not measured (nothing is pruned)."""
+    """Median time of one call, dense; None where it was not measured: nothing is pruned, or the
+    weight is not float32 on the CPU."""
     sparse_ms: float | None
     choice: str
     """``"sparse"`` or ``"dense"``."""
@@ -119,7 +119,8 @@ def _choose(model: nn.Module, name: str, group: GroupShape, input: Tensor) -> La
     assert isinstance(conv, nn.Conv2d)
     sparse = SparseConv2d.from_dense(conv, group)
     density = sparse.density
-    if density == 1.0:
+    native = conv.weight.dtype == torch.float32 and conv.weight.device.type == "cpu"
+    if density == 1.0 or not native:
         return LayerChoice(name, str(group), density, None, None, "dense")
     fuse_relu = isinstance(model, fx.GraphModule) and following_relu(model, name) is not None
 
@@ -161,9 +162,14 @@ def _group_of_each_layer(
 def _inputs_of(model: nn.Module, names: list[str], example_input: Tensor) -> dict[str, Tensor]:
     """What each convolution gets when the network runs on the example."""
     inputs: dict[str, Tensor] = {}
+
+    def remember(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        inputs.setdefault(name, args[0] if args else kwargs["input"])
+
     handles = [
         model.get_submodule(name).register_forward_pre_hook(
-            lambda module, args, name=name: inputs.setdefault(name, args[0])
+            lambda module, args, kwargs, name=name: remember(name, args, kwargs),
+            with_kwargs=True,
         )
         for name in names
     ]

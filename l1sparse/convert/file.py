@@ -14,7 +14,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, fx, nn
@@ -125,7 +124,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"path: {str(path)!r} is damaged or no safetensors file: {error}") from None
+        raise ValueError(
+            f"path: {str(path)!r} is damaged or no safetensors file: {error}"
+        ) from None
     if _METADATA not in metadata:
         raise ValueError(f"path: {str(path)!r} was not written by l1sparse.save()")
     try:

@@ -33,7 +33,8 @@ def inference_copy(model: nn.Module) -> nn.Module:
         if isinstance(module, SparseConv2d) and module.activation == "none" and name:
             result.set_submodule(name, module.to_dense())
         if parametrize.is_parametrized(module):
-            for tensor in list(module.parametrizations):  # type: ignore[arg-type]
+            _give_own_class(module)
+            for tensor in list(module.parametrizations):
                 parametrize.remove_parametrizations(module, tensor, leave_parametrized=True)
     return result
 
@@ -77,9 +78,7 @@ def following_relu(model: fx.GraphModule, name: str) -> fx.Node | None:
     return user if is_relu else None
 
 
-def make_sparse(
-    model: nn.Module, name: str, group: GroupShape, fuse_relu: bool
-) -> SparseConv2d:
+def make_sparse(model: nn.Module, name: str, group: GroupShape, fuse_relu: bool) -> SparseConv2d:
     """Replace the convolution called `name` by a `SparseConv2d`, ReLU fused if wanted.
 
     Raises:
@@ -100,6 +99,14 @@ def make_sparse(
         model.delete_all_unused_submodules()  # type: ignore[operator]
     model.set_submodule(name, sparse)
     return sparse
+
+
+def _give_own_class(module: nn.Module) -> None:
+    # A parametrized module has a class made for it, which its copies share: removing the
+    # parametrization from one deletes a property of that class, and so breaks the others.
+    shared = type(module)
+    members = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
+    module.__class__ = type(shared.__name__, shared.__bases__, members)
 
 
 class _Tracer(fx.Tracer):

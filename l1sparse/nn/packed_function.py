@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 from l1sparse.ops import call_sparse_conv2d, conv2d_gradients
 
@@ -45,16 +46,12 @@ class PackedConv2dFunction(torch.autograd.Function):
         """Gradients for input, weight (0 where pruned) and bias."""
         input, weight, mask, output = ctx.saved_tensors
         masked = torch.where(mask, weight, torch.zeros_like(weight))
-        grad_input, grad_bias, grad = conv2d_gradients(
-            grads[0],
-            masked,
-            input.shape,
-            *ctx.geometry,
-            output=output,
-            input_needed=ctx.needs_input_grad[0],
-        )
-        grad_weight = None
+        input_shape = input.shape if ctx.needs_input_grad[0] else None
+        grad_input, grad = conv2d_gradients(grads[0], masked, input_shape, ctx.geometry, output)
+        grad_weight = grad_bias = None
         if ctx.needs_input_grad[1]:
-            dense = torch.nn.grad.conv2d_weight(input, weight.shape, grad, *ctx.geometry)
+            dense = conv2d_weight(input, list(weight.shape), grad, *ctx.geometry)
             grad_weight = torch.where(mask, dense, torch.zeros_like(dense))
-        return grad_input, grad_weight, grad_bias if ctx.has_bias else None, None, None, None, None
+        if ctx.has_bias:
+            grad_bias = grad.sum((0, 2, 3))
+        return grad_input, grad_weight, grad_bias, None, None, None, None

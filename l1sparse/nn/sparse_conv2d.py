@@ -88,7 +88,7 @@ class SparseConv2d(nn.Conv2d):
             dilation,
             groups,
             bias,
-            padding_mode,
+            padding_mode,  # type: ignore[arg-type]
             device,
             dtype,
         )
@@ -265,7 +265,7 @@ class SparseConv2d(nn.Conv2d):
         geometry = (self.stride, padding, self.dilation, self.groups)
         packed = self.packed_weight()
         if self.weight is not None and torch.is_grad_enabled() and self.weight.requires_grad:
-            output: Tensor = PackedConv2dFunction.apply(  # type: ignore[no-untyped-call]
+            output: Tensor = PackedConv2dFunction.apply(
                 input, self.weight, self.bias, self._full_mask(), packed, geometry, self.activation
             )
             return output
@@ -300,7 +300,7 @@ class SparseConv2d(nn.Conv2d):
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[no-untyped-call]
+        super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.weight is not None and not keep_vars and self.weight.device.type != "meta":
             masked = self.masked_weight().detach()
             if not torch.equal(masked, self.weight):

@@ -6,7 +6,7 @@ In the order of use: `conv_layers`, `record_activations`, `measure_sensitivity`,
 """
 
 from l1sparse.prune.checks import Side
-from l1sparse.prune.group import as_grid_mask, group_norms, group_sizes
+from l1sparse.prune.group import group_norms, group_sizes
 from l1sparse.prune.layers import conv_layers, pruned_share, unprunable_reason
 from l1sparse.prune.loop import prune
 from l1sparse.prune.mask import (
@@ -49,7 +49,6 @@ __all__ = [
     "Selection",
     "SensitivityPoint",
     "Side",
-    "as_grid_mask",
     "attach",
     "claims_threshold",
     "companion_mask",

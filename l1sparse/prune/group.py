@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The grid of channel groups over a conv weight: norms, sizes, and masks on it."""
+"""The grid of channel groups over a conv weight: norms, sizes and counts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from l1sparse.format import GroupShape
 from l1sparse.ops import group_l1_norm
-from l1sparse.group_mask import expand_group_mask
 
 
 def group_norms(weight: Tensor, group: GroupShape | Sequence[int] | str) -> Tensor:
@@ -21,10 +20,11 @@ def group_norms(weight: Tensor, group: GroupShape | Sequence[int] | str) -> Tens
         group: channel-group shape.
 
     Returns:
-        The group grid ``[ceil(O / filters), ceil(C / channels), kH, kW]``, mean of ``|w|``.
+        The group grid ``[ceil(O / filters), ceil(C / channels), kH, kW]``, mean of ``|w|``;
+        float32, which is what the operator computes in, for a weight of any dtype.
     """
     with torch.no_grad():
-        return group_l1_norm(weight, group)
+        return group_l1_norm(weight.float(), group)
 
 
 def group_sizes(
@@ -78,51 +78,6 @@ def pruned_weights(
 def zero_weights(weight: Tensor) -> int:
     """How many entries of `weight` are exactly zero (of either sign)."""
     return weight.numel() - int(torch.count_nonzero(weight.detach()))
-
-
-def as_grid_mask(
-    mask: Tensor,
-    weight_shape: Sequence[int],
-    group: GroupShape | Sequence[int] | str,
-    argument: str = "mask",
-) -> Tensor:
-    """Check a mask and bring it to the group grid.
-
-    Args:
-        mask: bool, of the group grid's shape or of the weight's; True keeps.
-        weight_shape: ``(O, C, kH, kW)``.
-        group: channel-group shape.
-        argument: the name under which the caller knows `mask`, for errors.
-
-    Returns:
-        bool, of the group grid's shape.
-
-    Raises:
-        TypeError: if `mask` is not a bool tensor.
-        ValueError: if its shape is neither of the two, or it keeps a part of a group only.
-    """
-    shape = GroupShape.of(group)
-    grid, full = shape.grid(weight_shape), tuple(weight_shape)
-    if not isinstance(mask, Tensor) or mask.dtype is not torch.bool:
-        found = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise TypeError(f"{argument}: expected a torch.bool tensor (True keeps), got {found}")
-    if mask.shape == grid:
-        return mask
-    if mask.shape != full:
-        raise ValueError(
-            f"{argument}: expected the shape of the {shape} group grid, {grid}, or of the weight, "
-            f"{full}; got {tuple(mask.shape)}"
-        )
-    grid_mask = mask[:: shape.filters, :: shape.channels]
-    cut = expand_group_mask(grid_mask, full, shape) != mask
-    if cut.any():
-        filter_, channel, row, column = cut.nonzero()[0].tolist()
-        raise ValueError(
-            f"{argument}: cuts through a {shape} group at weight "
-            f"[{filter_}, {channel}, {row}, {column}], which is {mask[cut][0].item()} while the "
-            "group's first weight is not; all weights of a group must have one value"
-        )
-    return grid_mask
 
 
 def _extents(length: int, step: int, device: torch.device | str | None) -> Tensor:

@@ -8,7 +8,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
 from l1sparse.prune.group import zero_weights
-from l1sparse.prune.mask import companion_mask, raw_weight
+from l1sparse.prune.mask import companion_mask, is_plain, raw_weight
 
 
 def conv_layers(model: nn.Module) -> dict[str, nn.Conv2d]:
@@ -28,6 +28,8 @@ def unprunable_reason(model: nn.Module, name: str) -> str | None:
     if name not in convs:
         first = next(other for other, conv in convs.items() if conv is module)
         return f"it is the same module as {first!r}"
+    if not is_plain(module):
+        return f"it is a {type(module).__name__}, with a forward of its own"
     if parametrize.is_parametrized(module, "weight") and companion_mask(module) is None:
         return "its weight is computed by another parametrization"
     weight = raw_weight(module)

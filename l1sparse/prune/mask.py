@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from l1sparse.format import GroupShape
-from l1sparse.prune.group import as_grid_mask, pruned_weights
-from l1sparse.group_mask import expand_group_mask
+from l1sparse.group_mask import as_grid_mask, expand_group_mask
+from l1sparse.prune.group import pruned_weights
 
 
 class CompanionMask(nn.Module):
@@ -84,13 +85,18 @@ def attach(conv: nn.Conv2d, group: GroupShape | Sequence[int] | str) -> Companio
     model whose layers were attached first.
 
     Raises:
-        TypeError: if `conv` is not an `nn.Conv2d`.
+        TypeError: if `conv` is not an `nn.Conv2d`, or a subclass with a forward of its own.
         ValueError: if `group` is not a group shape, `conv` has a mask of another group shape, or
             its weight is computed by another parametrization.
     """
     shape = GroupShape.of(group)
     if not isinstance(conv, nn.Conv2d):
         raise TypeError(f"conv: expected an nn.Conv2d, got {type(conv).__name__}")
+    if not is_plain(conv):
+        raise TypeError(
+            f"conv: {type(conv).__name__} has a forward of its own, which need not use the weight "
+            "as it is; expected a plain nn.Conv2d"
+        )
     present = companion_mask(conv)
     if present is not None:
         if present.group != shape:
@@ -106,7 +112,14 @@ def attach(conv: nn.Conv2d, group: GroupShape | Sequence[int] | str) -> Companio
         )
     created = CompanionMask(conv.weight, shape)
     parametrize.register_parametrization(conv, "weight", created)
+    setattr(type(conv), "__deepcopy__", _copy_with_own_class)  # noqa: B010
     return created
+
+
+def is_plain(conv: nn.Conv2d) -> bool:
+    """Whether `conv` computes just what `nn.Conv2d` does, so that a zero weight does nothing."""
+    kind = type(conv)
+    return kind.forward is nn.Conv2d.forward and kind._conv_forward is nn.Conv2d._conv_forward
 
 
 def companion_mask(conv: nn.Module) -> CompanionMask | None:
@@ -174,7 +187,6 @@ def detach(conv: nn.Conv2d) -> None:
             f"conv: {others} other parametrizations of its weight would go with the companion "
             "mask; remove them first"
         )
-    _give_own_class(conv)
     parametrize.remove_parametrizations(conv, "weight", leave_parametrized=True)
 
 
@@ -185,12 +197,15 @@ def detach_all(model: nn.Module) -> None:
             detach(module)
 
 
-def _give_own_class(conv: nn.Module) -> None:
-    # torch deletes the weight's property from the class, which a deepcopy shares: without a class
-    # of its own, detaching a layer would break its copies.
+def _copy_with_own_class(conv: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    # torch gives a parametrized module a class of its own, which a deepcopy would share. Removing
+    # the parametrization of the one deletes a property from that class and so breaks the other.
     shared = type(conv)
     members = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
-    conv.__class__ = type(shared.__name__, shared.__bases__, members)
+    own: type = type(shared.__name__, shared.__bases__, members)
+    memo[id(conv)] = replica = cast(nn.Module, object.__new__(own))
+    replica.__dict__ = copy.deepcopy(conv.__dict__, memo)
+    return replica
 
 
 def _required_mask(conv: nn.Conv2d) -> CompanionMask:

@@ -54,12 +54,16 @@ def test_what_a_layer_reads_and_gives_is_recorded_batch_after_batch() -> None:
 
 def test_hooks_go_away_also_upon_an_exception() -> None:
     model = nn.Sequential(nn.Conv2d(2, 3, 1))
-    recording = record_activations(model, ["0"])
-    records = recording.__enter__()
-    model(torch.randn(1, 2, 4, 4))
-    error = RuntimeError("stop")
+    records = {}
+
+    def fail_after_one_batch() -> None:
+        with record_activations(model, ["0"]) as recorded:
+            records.update(recorded)
+            model(torch.randn(1, 2, 4, 4))
+            raise RuntimeError("stop")
+
     with pytest.raises(RuntimeError, match="stop"):
-        recording.__exit__(RuntimeError, error, None)
+        fail_after_one_batch()
     model(torch.randn(1, 2, 4, 4))
     assert records["0"].output.count == 48
 

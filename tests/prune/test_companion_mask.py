@@ -29,6 +29,11 @@ OPTIMIZERS = {
 }
 
 
+class OwnForward(nn.Conv2d):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self._conv_forward(input, self.weight + 1, self.bias)
+
+
 def conv_with_tails() -> nn.Conv2d:
     return nn.Conv2d(10, 7, 3, padding=1)
 
@@ -191,6 +196,21 @@ def test_deepcopy_and_conversion_carry_the_mask() -> None:
     assert companion.mask.any(), "the copy has a mask of its own"
 
 
+@pytest.mark.parametrize("removed", ["original", "copy"])
+def test_removing_the_mask_of_a_module_leaves_its_copies_alone(removed: str) -> None:
+    conv = nn.Sequential(conv_with_tails())
+    extend_half(conv[0])
+    copied = copy.deepcopy(conv)
+    first, second = (conv, copied) if removed == "original" else (copied, conv)
+    expected = second[0].weight.detach().clone()
+    # Not `detach`: other parts remove parametrizations of any kind.
+    parametrize.remove_parametrizations(first[0], "weight")
+    assert torch.equal(second[0].weight, expected)
+    assert companion_mask(copy.deepcopy(second)[0]) is not None
+    second(torch.randn(1, 10, 6, 6)).sum().backward()
+    assert raw_weight(first[0]).grad is None
+
+
 def test_assigning_a_weight_masks_it() -> None:
     conv = conv_with_tails()
     pruned = ~extend_half(conv).weight_mask()
@@ -230,6 +250,8 @@ def test_attach_twice_gives_the_same_mask_and_another_group_is_refused() -> None
 def test_attach_refuses_what_it_cannot_mask() -> None:
     with pytest.raises(TypeError, match=r"conv: expected an nn.Conv2d, got Linear"):
         attach(nn.Linear(8, 8), (1, 8))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="conv: OwnForward has a forward of its own"):
+        attach(OwnForward(8, 8, 1), (1, 8))
     normed = nn.utils.parametrizations.weight_norm(conv_with_tails())
     with pytest.raises(ValueError, match="conv: its weight is computed by another parametrization"):
         attach(normed, (1, 8))

@@ -6,15 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from l1sparse.group_mask import as_grid_mask, expand_group_mask
 from l1sparse.prune.group import (
-    as_grid_mask,
     group_norms,
     group_sizes,
     prunable_groups,
     pruned_weights,
     zero_weights,
 )
-from l1sparse.group_mask import expand_group_mask
 
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 9), st.integers(1, 3), st.integers(1, 3))
 groups = st.tuples(st.integers(1, 5), st.integers(1, 10))
@@ -29,6 +28,13 @@ def test_norm_is_the_mean_over_the_weights_a_group_has() -> None:
 def test_norms_are_outside_of_autograd() -> None:
     weight = torch.ones(2, 8, 1, 1, requires_grad=True)
     assert not group_norms(weight, (1, 8)).requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_norms_of_any_dtype_are_float32(dtype: torch.dtype) -> None:
+    norms = group_norms(torch.full((2, 12, 1, 1), 0.5, dtype=dtype), (1, 8))
+    assert norms.dtype is torch.float32
+    assert norms.flatten().tolist() == [0.5] * 4
 
 
 def test_tail_groups_are_smaller() -> None:

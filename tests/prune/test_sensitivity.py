@@ -138,6 +138,8 @@ def test_a_network_that_is_masked_already_is_measured_from_there(trained) -> Non
     assert shares == pytest.approx([already, already, 0.75], abs=0.03)
     measure_sensitivity(model, evaluate, ["last"], (1, 4), (0.75,), at=0.75, prune="above")
     assert shares[-1] == pytest.approx(0.75, abs=0.03), "pruned groups count also from above"
+    measure_sensitivity(model, evaluate, ["last"], (1, 2), (0.75,), at=0.75)
+    assert shares[-1] == pytest.approx(0.75, abs=0.03), "also by another group shape"
     assert same_bits(model, before)
 
 

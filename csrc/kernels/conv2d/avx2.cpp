@@ -9,7 +9,7 @@ namespace {
 #define L1SPARSE_TILES(V) \
   L1SPARSE_TILE(V, V, 2, 7), L1SPARSE_TILE(V, V, 3, 4), L1SPARSE_TILE(V, V, 1, 14)
 constexpr TileKernel kTiles[] = {L1SPARSE_TILES(F32x4), L1SPARSE_TILES(F32x8)};
-}
+}  // namespace
 
 const Conv2dKernels conv2d_avx2 = {kTiles, sizeof(kTiles) / sizeof(kTiles[0]), &finish<F32x8>};
 }  // namespace l1sparse

@@ -8,12 +8,12 @@
 namespace l1sparse {
 namespace {
 // Thirty-two registers of any width, so narrow groups profit from AVX-512 as well.
-#define L1SPARSE_TILES(V, kGatherV)                                          \
-  L1SPARSE_TILE(V, kGatherV, 4, 7), L1SPARSE_TILE(V, kGatherV, 2, 14),       \
+#define L1SPARSE_TILES(V, kGatherV)                                    \
+  L1SPARSE_TILE(V, kGatherV, 4, 7), L1SPARSE_TILE(V, kGatherV, 2, 14), \
       L1SPARSE_TILE(V, kGatherV, 3, 8), L1SPARSE_TILE(V, kGatherV, 1, 28)
 constexpr TileKernel kTiles[] = {L1SPARSE_TILES(F32x4, F32x4), L1SPARSE_TILES(F32x8, F32x8),
                                  L1SPARSE_TILES(F32x16, F32x8)};
-}
+}  // namespace
 
 const Conv2dKernels conv2d_avx512 = {kTiles, sizeof(kTiles) / sizeof(kTiles[0]), &finish<F32x8>};
 }  // namespace l1sparse

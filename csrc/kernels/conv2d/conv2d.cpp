@@ -79,14 +79,14 @@ PanelAxis plan_axis(std::int64_t outputs, std::int64_t stride, std::int64_t kern
 
 struct Plan {
   const TileKernel* tile;
-  std::int64_t chunks;             // planes of a channel group
-  std::int64_t tiles_y, tiles_x;   // of the whole output
-  std::int64_t band_y, band_x;     // tiles of a band
+  std::int64_t chunks;            // planes of a channel group
+  std::int64_t tiles_y, tiles_x;  // of the whole output
+  std::int64_t band_y, band_x;    // tiles of a band
   std::int64_t bands_y, bands_x;
-  std::int64_t filters;            // of a convolution group
-  std::int64_t filter_parts;       // how many ranges they are split into
+  std::int64_t filters;       // of a convolution group
+  std::int64_t filter_parts;  // how many ranges they are split into
   std::int64_t part_filters;
-  std::int64_t items, slots;       // pieces of work; workspaces, each used by one thread at a time
+  std::int64_t items, slots;  // pieces of work; workspaces, each used by one thread at a time
   // Workspace layout, in bytes.
   std::int64_t row_runs_at, col_runs_at, row_taps_at, col_taps_at, column_offsets_at;
   std::int64_t slots_at, slot_bytes, panel_bytes, total_bytes;
@@ -103,9 +103,10 @@ const TileKernel* choose_tile(const Conv2dKernels& kernels, std::int64_t group_c
     const std::int64_t chunks = ceil_div(group_channels, tile.lanes);
     const std::int64_t cost = ceil_div(out_h, tile.rows) * ceil_div(out_w, tile.cols) *
                               (tile.rows * tile.cols + kTileOverhead);
-    const bool better = best == nullptr || chunks < best_chunks ||
-                        (chunks == best_chunks && (tile.lanes < best->lanes ||
-                                                   (tile.lanes == best->lanes && cost < best_cost)));
+    const bool better =
+        best == nullptr || chunks < best_chunks ||
+        (chunks == best_chunks &&
+         (tile.lanes < best->lanes || (tile.lanes == best->lanes && cost < best_cost)));
     if (better) {
       best = &tile;
       best_chunks = chunks;
@@ -120,21 +121,22 @@ const TileKernel* choose_tile(const Conv2dKernels& kernels, std::int64_t group_c
 std::int64_t axis_extent_bound(std::int64_t outputs, std::int64_t kernel, std::int64_t dilation,
                                std::int64_t stride) {
   const std::int64_t by_tap = checked_mul(outputs, kernel);
-  const std::int64_t span = checked_mul(
-      checked_add(checked_add(checked_mul(kernel - 1, dilation) / stride, 1), outputs),
-      smaller(stride, kernel));
+  const std::int64_t span =
+      checked_mul(checked_add(checked_add(checked_mul(kernel - 1, dilation) / stride, 1), outputs),
+                  smaller(stride, kernel));
   return smaller(by_tap, span);
 }
 
 std::int64_t panel_bytes(const Conv2dProblem& problem, const Plan& plan, std::int64_t band_y,
                          std::int64_t band_x) {
-  const std::int64_t rows = axis_extent_bound(band_y * plan.tile->rows, problem.weight.shape.kernel_h,
-                                              problem.dilation_h, problem.stride_h);
-  const std::int64_t cols = axis_extent_bound(band_x * plan.tile->cols, problem.weight.shape.kernel_w,
-                                              problem.dilation_w, problem.stride_w);
+  const std::int64_t rows =
+      axis_extent_bound(band_y * plan.tile->rows, problem.weight.shape.kernel_h, problem.dilation_h,
+                        problem.stride_h);
+  const std::int64_t cols =
+      axis_extent_bound(band_x * plan.tile->cols, problem.weight.shape.kernel_w, problem.dilation_w,
+                        problem.stride_w);
   const std::int64_t planes = checked_mul(problem.weight.grid.channel_groups, plan.chunks);
-  return checked_mul(checked_mul(checked_mul(rows, cols), planes),
-                     plan.tile->lanes * kFloatBytes);
+  return checked_mul(checked_mul(checked_mul(rows, cols), planes), plan.tile->lanes * kFloatBytes);
 }
 
 Status check_range(Code code, std::int64_t least, std::int64_t a, std::int64_t b) {
@@ -166,7 +168,8 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pl
   }
   plan->bands_x = ceil_div(plan->tiles_x, plan->band_x);
   // Even bands, and at least one for every thread where there are rows for it.
-  const std::int64_t others = checked_mul(checked_mul(problem.batch, problem.groups), plan->bands_x);
+  const std::int64_t others =
+      checked_mul(checked_mul(problem.batch, problem.groups), plan->bands_x);
   plan->bands_y = larger(ceil_div(plan->tiles_y, plan->band_y),
                          smaller(plan->tiles_y, ceil_div(threads, larger(others, 1))));
   plan->band_y = ceil_div(plan->tiles_y, plan->bands_y);
@@ -174,18 +177,16 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pl
 
   const std::int64_t bands = checked_mul(others, plan->bands_y);
   plan->filters = shape.out_channels / problem.groups;
-  plan->filter_parts = larger(
-      smaller(ceil_div(threads, larger(bands, 1)), plan->filters / kMinFilters), 1);
+  plan->filter_parts =
+      larger(smaller(ceil_div(threads, larger(bands, 1)), plan->filters / kMinFilters), 1);
   plan->part_filters = round_up(ceil_div(plan->filters, plan->filter_parts), grid.filters);
   plan->filter_parts = ceil_div(plan->filters, plan->part_filters);
   plan->items = checked_mul(bands, plan->filter_parts);
   plan->slots = smaller(threads, plan->items);
 
-  plan->panel_bytes =
-      round_up(panel_bytes(problem, *plan, plan->band_y, plan->band_x), kAlignment);
+  plan->panel_bytes = round_up(panel_bytes(problem, *plan, plan->band_y, plan->band_x), kAlignment);
   const std::int64_t sums_bytes =
-      checked_mul(plan->part_filters,
-                  sums_pitch(plan->tile->rows, plan->tile->cols) * kFloatBytes);
+      checked_mul(plan->part_filters, sums_pitch(plan->tile->rows, plan->tile->cols) * kFloatBytes);
   plan->slot_bytes = checked_add(plan->panel_bytes, round_up(sums_bytes, kAlignment));
   std::int64_t at = 0;
   const auto reserve = [&at](std::int64_t count, std::int64_t size) {
@@ -271,7 +272,7 @@ void gather_band(const Run& run, const Item& item, float* panel) {
 
 // One tile, at (tile_y, tile_x) of the band. Returns the instruction set that the kernel names.
 const char* run_tile(const Run& run, const Item& item, std::int64_t tile_y, std::int64_t tile_x,
-              const float* panel, float* sums) {
+                     const float* panel, float* sums) {
   const Conv2dProblem& problem = run.problem;
   const Plan& plan = run.plan;
   const TileKernel& tile = *plan.tile;
@@ -303,8 +304,8 @@ const char* run_tile(const Run& run, const Item& item, std::int64_t tile_y, std:
   const Strides4 strides = output_strides(problem);
   const std::int64_t out_y = (item.band_y * plan.band_y + tile_y) * tile.rows;
   const std::int64_t out_x = (item.band_x * plan.band_x + tile_x) * tile.cols;
-  const std::int64_t position = item.image * strides.n + job.first_filter * strides.c +
-                                out_y * strides.h + out_x * strides.w;
+  const std::int64_t position =
+      item.image * strides.n + job.first_filter * strides.c + out_y * strides.h + out_x * strides.w;
   FinishJob finish;
   finish.sums = sums;
   finish.sums_pitch = pitch;
@@ -415,8 +416,15 @@ Status conv2d(const Conv2dProblem& problem, const Conv2dTensors& tensors, Isa is
       }
     }
   }
-  Run run{problem, tensors, kernels_for(isa), plan, rows, cols,
-          reinterpret_cast<const std::int64_t*>(base + plan.column_offsets_at), base, ran};
+  Run run{problem,
+          tensors,
+          kernels_for(isa),
+          plan,
+          rows,
+          cols,
+          reinterpret_cast<const std::int64_t*>(base + plan.column_offsets_at),
+          base,
+          ran};
   parallel.for_each(plan.slots, run_slot, &run);
   return {};
 }

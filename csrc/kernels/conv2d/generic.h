@@ -69,19 +69,20 @@ void gather_row(const GatherJob& job, const float* input_row, int channels, floa
     const AxisRun& run = job.cols.runs[k];
     const std::int64_t first = job.first_col + run.source;
     // The stretch of the run that lies inside the input.
-    const std::int64_t low = clamp(first < 0 ? (-first + run.step - 1) / run.step : 0, 0, run.count);
-    const std::int64_t high =
-        clamp(first < job.width ? (job.width - first + run.step - 1) / run.step : 0, low, run.count);
+    const std::int64_t low =
+        clamp(first < 0 ? (-first + run.step - 1) / run.step : 0, 0, run.count);
+    const std::int64_t high = clamp(
+        first < job.width ? (job.width - first + run.step - 1) / run.step : 0, low, run.count);
     float* run_to = to + run.start * job.lanes;
     fill_zero(run_to, low * job.lanes);
     fill_zero(run_to + high * job.lanes, (run.count - high) * job.lanes);
     for (int lane = 0; lane < job.lanes; lane += V::kLanes) {
       const int some = channels - lane;
       const int valid = some < 0 ? 0 : some < V::kLanes ? some : V::kLanes;
-      gather_pixels<V>(input_row + (first + low * run.step) * job.col_stride +
-                           lane * job.channel_stride,
-                       job.channel_stride, run.step * job.col_stride, valid, high - low,
-                       run_to + low * job.lanes + lane, job.lanes);
+      gather_pixels<V>(
+          input_row + (first + low * run.step) * job.col_stride + lane * job.channel_stride,
+          job.channel_stride, run.step * job.col_stride, valid, high - low,
+          run_to + low * job.lanes + lane, job.lanes);
     }
   }
 }
@@ -166,8 +167,8 @@ void accumulate(AccumulateJob& job) {
     const std::int64_t row = filter / job.group_filters;
     const std::uint32_t* column = job.columns + job.row_offsets[row];
     const std::uint32_t* const end = job.columns + job.row_offsets[row + 1];
-    const float* weight = job.values + job.row_offsets[row] * group_size +
-                          filter % job.group_filters * channels;
+    const float* weight =
+        job.values + job.row_offsets[row] * group_size + filter % job.group_filters * channels;
     typename V::Reg acc[kOutputs];
 #pragma GCC unroll 28
     for (int i = 0; i < kOutputs; ++i) acc[i] = V::zero();
@@ -194,8 +195,8 @@ void accumulate(AccumulateJob& job) {
 // ---- finish ---------------------------------------------------------------------------------
 
 template <class V>
-L1SPARSE_INLINE void finish_vector(const FinishJob& job, typename V::Reg sum,
-                                   std::int64_t position, int count) {
+L1SPARSE_INLINE void finish_vector(const FinishJob& job, typename V::Reg sum, std::int64_t position,
+                                   int count) {
   constexpr int kLanes = V::kLanes;
   if (job.residual != nullptr) {
     const float* from = job.residual + position;
@@ -233,7 +234,8 @@ template <class V>
 void finish_pixels(const FinishJob& job) {
   constexpr int kLanes = V::kLanes;
   for (std::int64_t filter = 0; filter < job.filters; filter += kLanes) {
-    const int count = job.filters - filter < kLanes ? static_cast<int>(job.filters - filter) : kLanes;
+    const int count =
+        job.filters - filter < kLanes ? static_cast<int>(job.filters - filter) : kLanes;
     typename V::Reg bias = V::zero();
     if (job.bias != nullptr) bias = V::load_partial(job.bias + filter, count);
     for (std::int64_t row = 0; row < job.rows; ++row) {
@@ -268,9 +270,9 @@ void finish(const FinishJob& job) {
 
 // One entry of an instruction set's table: kGatherV brings the input into V's lanes.
 #define L1SPARSE_TILE(V, kGatherV, kRows, kCols) \
-  {V::kLanes,                                                \
-   kRows,                                                    \
-   kCols,                                                    \
-   &accumulate<V, kRows, kCols, true>,                       \
-   &accumulate<V, kRows, kCols, false>,                      \
+  {V::kLanes,                                    \
+   kRows,                                        \
+   kCols,                                        \
+   &accumulate<V, kRows, kCols, true>,           \
+   &accumulate<V, kRows, kCols, false>,          \
    &gather<kGatherV>}

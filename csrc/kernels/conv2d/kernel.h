@@ -60,8 +60,8 @@ struct AccumulateJob {
 struct FinishJob {
   const float* sums;
   std::int64_t sums_pitch;
-  std::int64_t filters;  // rows of `sums`
-  int tile_cols;         // outputs in a tile row
+  std::int64_t filters;     // rows of `sums`
+  int tile_cols;            // outputs in a tile row
   std::int64_t rows, cols;  // valid outputs of the tile
   const float* bias;        // of the first filter, or null
   const float* residual;    // at the output's position, or null

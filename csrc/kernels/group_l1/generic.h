@@ -33,8 +33,8 @@ template <class V>
 void add_abs(const float* values, std::int64_t count, float* into) {
   for (std::int64_t i = 0; i < count; i += V::kLanes) {
     const std::int64_t left = count - i;
-    const typename V::Reg sum = V::add(load_up_to<V>(into + i, left),
-                                       V::abs(load_up_to<V>(values + i, left)));
+    const typename V::Reg sum =
+        V::add(load_up_to<V>(into + i, left), V::abs(load_up_to<V>(values + i, left)));
     if (left >= V::kLanes) {
       V::store(into + i, sum);
     } else {
