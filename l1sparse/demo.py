@@ -38,7 +38,7 @@ GROUP = (1, 8)
 ALLOWED_DROP = 0.005  # accuracy that pruning may cost, as a fraction of 1
 # Of the claims' threshold. With 1 the loop settles near 60 % pruned, long before the network has
 # lost anything; see docs/method.md.
-ALPHA = 2.0
+ALPHA = 3.0
 SENSITIVITY_AT = 0.75  # the sparsity at which layers are ordered
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         path: the file to write.
 
     Raises:
-        ValueError: if `model` has no `SparseConv2d`.
+        ValueError: if `model` has no `SparseConv2d` in it.
         OSError: if the file can't be written.
     """
     layers = {
@@ -47,6 +47,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
         raise ValueError(
             f"model: this {type(model).__name__} has no SparseConv2d layer; accelerate() it first"
         )
+    if "" in layers:
+        raise ValueError("model: is a SparseConv2d itself, expected a network that contains one")
     tensors = dict(model.state_dict())
     for name, layer in layers.items():
         tensors.pop(f"{name}.weight", None)
@@ -73,7 +75,7 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         A module for inference, its sparse layers holding only the packed weight.
 
     Raises:
-        FileNotFoundError: if there is no such file.
+        OSError: if there is no such file, or it can't be read.
         ValueError: if the file is damaged or foreign, or does not fit `model`; the message says
             in what.
     """
@@ -106,19 +108,21 @@ def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _write_whole(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    # Not tempfile's, which only the owner may read.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         save_file(tensors, temporary, metadata)
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    with open(path, "rb"):
+        pass  # a missing file, a folder, no permission: Python's error names the path
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

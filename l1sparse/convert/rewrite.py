@@ -85,6 +85,8 @@ def make_sparse(model: nn.Module, name: str, group: GroupShape, fuse_relu: bool)
         ValueError: if there is no such convolution, or no ReLU to fuse.
     """
     conv = dict(model.named_modules()).get(name)
+    if isinstance(conv, SparseConv2d) and (conv.activation == "relu") == fuse_relu:
+        return conv  # it applies its own ReLU, and so `inference_copy` left it as it was
     if conv is None or type(conv) is not nn.Conv2d:
         raise ValueError(f"layer {name!r}: is {type(conv).__name__}, expected nn.Conv2d")
     sparse = SparseConv2d.from_dense(conv, group)
