@@ -35,10 +35,9 @@ from l1sparse.prune import prune as prune_network
 from l1sparse.train import DigitsNet, Trainer, load_digits
 
 GROUP = (1, 8)
-ALLOWED_DROP = 0.005  # accuracy that pruning may cost, as a fraction of 1
-# Of the claims' threshold. With 1 the loop settles near 60 % pruned, long before the network has
-# lost anything; see docs/method.md.
-ALPHA = 3.0
+ALLOWED_DROP = 0.004  # accuracy that pruning may cost, as a fraction of 1
+# Of the claims' threshold: so large that the accuracy, not theta, ends the loop.
+ALPHA = 5.0
 SENSITIVITY_AT = 0.75  # the sparsity at which layers are ordered
 
 
@@ -51,11 +50,11 @@ class DemoSettings:
         rounds: most epochs of retraining in all.
         seed: of data split, initial weights and batches.
         target: accuracy that pruning has to keep, a fraction of 1; None: the trained network's
-            minus half a point.
+            minus 0.4 points.
     """
 
     epochs: int = 7
-    rounds: int = 16
+    rounds: int = 20
     seed: int = 0
     target: float | None = None
 
@@ -99,11 +98,12 @@ def run_demo(settings: DemoSettings) -> DemoResult:
     _say("3/4 convert, save and load again")
     torch.set_num_threads(1)
     example = held_out[0][0][None]
-    fast = accelerate(model.eval(), example, GROUP)
+    # Pooling and the sparse kernels are fastest with the channels of a pixel side by side.
+    fast = accelerate(model.to(memory_format=torch.channels_last), example, GROUP)  # type: ignore[call-overload]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "digits.safetensors"
         save(fast, path)
-        reloaded = load(path, DigitsNet())
+        reloaded = load(path, DigitsNet().to(memory_format=torch.channels_last))  # type: ignore[call-overload]
         sparse_bytes = path.stat().st_size
         save_file(dense.state_dict(), Path(folder) / "dense.safetensors")
         dense_bytes = (Path(folder) / "dense.safetensors").stat().st_size

@@ -64,7 +64,14 @@ class GroupShape:
 
         Returns:
             ``(ceil(O / filters), ceil(C / channels), kH, kW)``.
+
+        Raises:
+            ValueError: if `weight_shape` has not four dimensions.
         """
+        if len(weight_shape) != 4:
+            raise ValueError(
+                f"weight: has shape {list(weight_shape)}, expected 4 dimensions [O, C, kH, kW]"
+            )
         filters, channels, height, width = weight_shape
         return (-(-filters // self.filters), -(-channels // self.channels), height, width)
 

@@ -58,7 +58,8 @@ def pack(
         ``[bytes]``, uint8: header, offsets and values, see ``csrc/format/packed.h``.
 
     Raises:
-        ValueError: if `group` is no pair of positive whole numbers.
+        ValueError: if `group` is no pair of positive whole numbers, or `mask` is None and `weight`
+            has another rank.
         RuntimeError: if `weight` or `mask` has a wrong dtype, rank, shape or device, or if `mask`
             is not constant over a group.
     """
@@ -214,7 +215,7 @@ def as_pair(name: str, value: int | Sequence[int]) -> list[int]:
     Raises:
         ValueError: if `value` is neither; the message names the argument `name`.
     """
-    values = [value, value] if isinstance(value, int) else list(value)
+    values = list(value) if isinstance(value, Sequence) else [value, value]
     if len(values) != 2 or not all(isinstance(v, int) for v in values):
         raise ValueError(f"{name}: got {value!r}, expected a whole number or a pair of them")
     return values
@@ -244,8 +245,17 @@ def _(weight: Tensor, group: list[int]) -> Tensor:
     return weight.new_empty(GroupShape(*group).grid(weight.shape))
 
 
+def _check_one_device(**tensors: Tensor | None) -> None:
+    # A tensor without data among others makes torch take all of them for such tensors.
+    (first, expected), *others = ((k, t.device) for k, t in tensors.items() if t is not None)
+    for name, device in others:
+        if device != expected:
+            raise RuntimeError(f"{name}: is on {device}, expected {expected}, where {first} is")
+
+
 @torch.library.register_fake("l1sparse::pack")
 def _(weight: Tensor, mask: Tensor, group: list[int]) -> Tensor:
+    _check_one_device(weight=weight, mask=mask)
     # How many groups are kept is in the data, and with it the size.
     size = torch.library.get_ctx().new_dynamic_size(min=64)
     return weight.new_empty((size,), dtype=torch.uint8)
@@ -269,6 +279,7 @@ def _(
     residual: Tensor | None = None,
     activation: str = "none",
 ) -> Tensor:
+    _check_one_device(input=input, packed=packed, bias=bias, residual=residual)
     size = [
         (input.shape[i + 2] + 2 * padding[i] - dilation[i] * (weight_shape[i + 2] - 1) - 1)
         // stride[i]

@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 from l1sparse.convert.rewrite import inference_copy, make_sparse, traced_and_folded
 from l1sparse.format import GroupShape
 from l1sparse.nn import SparseConv2d
+from l1sparse.ops import ACTIVATIONS
 
 _METADATA = "l1sparse"
 _VERSION = 1
@@ -79,13 +80,12 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         ValueError: if the file is damaged or foreign, or does not fit `model`; the message says
             in what.
     """
-    tensors, description = _read(Path(path))
+    tensors, folded, layers = _read(Path(path))
     result = inference_copy(model)
-    if description["folded"]:
+    if folded:
         result = traced_and_folded(result)
     try:
-        for name, layer in description["layers"].items():
-            group, activation = GroupShape.of(layer["group"]), layer["activation"]
+        for name, (group, activation) in layers.items():
             make_sparse(result, name, group, activation == "relu").eval().drop_dense_weight()
         result.load_state_dict(tensors, strict=True)
     except (RuntimeError, ValueError) as error:
@@ -108,10 +108,12 @@ def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _write_whole(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path) -> None:
-    # Not tempfile's, which only the owner may read.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    with open(temporary, "xb") as empty:
+        mode = os.fstat(empty.fileno()).st_mode
     try:
         save_file(tensors, temporary, metadata)
+        os.chmod(temporary, mode)  # safetensors lets only the owner read what it writes
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
@@ -120,7 +122,8 @@ def _write_whole(tensors: dict[str, Tensor], metadata: dict[str, str], path: Pat
         raise
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _read(path: Path) -> tuple[dict[str, Tensor], bool, dict[str, tuple[GroupShape, str]]]:
+    """Tensors, whether batch norms were folded, and each sparse layer's group and activation."""
     with open(path, "rb"):
         pass  # a missing file, a folder, no permission: Python's error names the path
     try:
@@ -134,10 +137,22 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if _METADATA not in metadata:
         raise ValueError(f"path: {str(path)!r} was not written by l1sparse.save()")
     try:
-        description = json.loads(metadata[_METADATA])
-        version = description["version"]
-    except (ValueError, TypeError, KeyError):
-        raise ValueError(f"path: {str(path)!r} has a damaged l1sparse description") from None
-    if version != _VERSION:
-        raise ValueError(f"path: {str(path)!r} has format {version!r}, expected {_VERSION}")
-    return tensors, description
+        folded, layers = _parse(json.loads(metadata[_METADATA]))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"path: {str(path)!r} has an l1sparse description that can't be read: {error!r}"
+        ) from None
+    return tensors, folded, layers
+
+
+def _parse(description: Any) -> tuple[bool, dict[str, tuple[GroupShape, str]]]:
+    if description["version"] != _VERSION:
+        raise ValueError(f"format version {description['version']!r}, expected {_VERSION}")
+    layers = {
+        name: (GroupShape.of(layer["group"]), layer["activation"])
+        for name, layer in description["layers"].items()
+    }
+    for name, (_, activation) in layers.items():
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation of {name!r} is {activation!r}, expected {ACTIVATIONS}")
+    return description["folded"], layers

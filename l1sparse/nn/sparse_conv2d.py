@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from l1sparse.format import GroupShape
 from l1sparse.group_mask import as_grid_mask, expand_group_mask, nonzero_groups
+from l1sparse.nn.packed_copy import PackedCopy
 from l1sparse.nn.packed_function import PackedConv2dFunction
 from l1sparse.ops import (
     ACTIVATIONS,
@@ -100,7 +101,7 @@ class SparseConv2d(nn.Conv2d):
         grid = self.group.grid(self.weight_shape)
         mask = torch.ones(grid, dtype=torch.bool, device=self.weight.device)
         self.register_buffer("mask", mask, persistent=False)
-        self._cache: tuple[tuple[Any, ...], Tensor] | None = None
+        self._cache: PackedCopy | None = None
 
     @classmethod
     def from_dense(
@@ -203,18 +204,9 @@ class SparseConv2d(nn.Conv2d):
         """
         if self.weight is None:
             return self.packed
-        # Tensors made under inference_mode count no changes, so they are packed every time.
-        counted = not (self.weight.is_inference() or self.mask.is_inference())
-        key = (
-            (self.weight.data_ptr(), self.weight._version, self.mask.data_ptr(), self.mask._version)
-            if counted
-            else ()
-        )
-        if self._cache is None or not counted or self._cache[0] != key:
-            # Outside of inference_mode, so that autograd may save the result later.
-            with torch.inference_mode(False), torch.no_grad():
-                self._cache = (key, pack(self.weight.detach(), self.mask, self.group))
-        return self._cache[1]
+        if self._cache is None or not self._cache.is_current(self.weight, self.mask):
+            self._cache = PackedCopy(self.weight, self.mask, self.group)
+        return self._cache.packed
 
     def drop_dense_weight(self) -> SparseConv2d:
         """Keep only the packed weight, for inference; returns the module itself.
@@ -289,7 +281,7 @@ class SparseConv2d(nn.Conv2d):
         return input, self.padding  # type: ignore[return-value]
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy has memory of its own, which the cache's key knows nothing about.
+        # A copy has tensors of its own, which the cache knows nothing about.
         return {**self.__dict__, "_cache": None}
 
     def _apply(self, fn: Any, recurse: bool = True) -> SparseConv2d:

@@ -20,8 +20,8 @@ class Random {
   explicit Random(std::uint64_t seed) : engine_(seed) {}
 
   std::int64_t between(std::int64_t least, std::int64_t most) {
-    return least + static_cast<std::int64_t>(engine_() %
-                                             static_cast<std::uint64_t>(most - least + 1));
+    return least +
+           static_cast<std::int64_t>(engine_() % static_cast<std::uint64_t>(most - least + 1));
   }
   bool chance(double probability) {
     return static_cast<double>(engine_() >> 11) * 0x1p-53 < probability;
@@ -130,8 +130,8 @@ struct Expected {
 
 inline Expected conv2d_output(const Conv2dProblem& problem, const Conv2dTensors& tensors,
                               const std::vector<float>& weight,
-                              const std::vector<std::uint8_t>& kept, std::int64_t n,
-                              std::int64_t o, std::int64_t y, std::int64_t x) {
+                              const std::vector<std::uint8_t>& kept, std::int64_t n, std::int64_t o,
+                              std::int64_t y, std::int64_t x) {
   const WeightShape& shape = problem.weight.shape;
   const Strides4& strides = problem.input_strides;
   const std::int64_t group = o / (shape.out_channels / problem.groups);

@@ -26,9 +26,8 @@ WeightShape random_shape(Random& random) {
 
 std::string name_of(const WeightShape& shape, Isa isa) {
   std::string name = isa_name(isa);
-  for (const std::int64_t number :
-       {shape.out_channels, shape.in_channels, shape.kernel_h, shape.kernel_w, shape.group_filters,
-        shape.group_channels}) {
+  for (const std::int64_t number : {shape.out_channels, shape.in_channels, shape.kernel_h,
+                                    shape.kernel_w, shape.group_filters, shape.group_channels}) {
     name += ' ' + std::to_string(number);
   }
   return name;
@@ -65,8 +64,8 @@ void test_nan_and_infinity_stay_in_their_group(Isa isa) {
   check::context = isa_name(isa);
   const WeightShape shape{2, 8, 1, 3, 1, 4};
   std::vector<float> weight(48, -1.0f);
-  weight[0] = std::numeric_limits<float>::quiet_NaN();       // filter 0, channel 0, tap 0
-  weight[23] = -std::numeric_limits<float>::infinity();      // filter 0, channel 7, tap 2
+  weight[0] = std::numeric_limits<float>::quiet_NaN();   // filter 0, channel 0, tap 0
+  weight[23] = -std::numeric_limits<float>::infinity();  // filter 0, channel 7, tap 2
   std::vector<float> norms(12);
   CHECK(group_l1_norm(shape, weight.data(), norms.data(), isa, Parallel{}).ok());
   for (std::size_t i = 0; i < norms.size(); ++i) {

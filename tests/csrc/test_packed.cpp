@@ -44,7 +44,8 @@ Opened open_and_verify(const AlignedBytes& packed) {
 
 void check_round_trip(Random& random, const WeightShape& shape, double density) {
   check::context = name_of(shape, density);
-  const std::vector<float> weight = reference::random_values(random, reference::weight_count(shape));
+  const std::vector<float> weight =
+      reference::random_values(random, reference::weight_count(shape));
   const std::vector<std::uint8_t> grid_mask = reference::random_grid_mask(random, shape, density);
   const std::vector<std::uint8_t> mask = reference::dense_mask(shape, grid_mask);
   std::vector<std::uint8_t> grid_mask_back(grid_mask.size());
@@ -72,16 +73,16 @@ void check_round_trip(Random& random, const WeightShape& shape, double density) 
 
 void test_round_trips_of_chosen_shapes() {
   constexpr WeightShape kShapes[] = {
-      {1, 1, 1, 1, 1, 1},        // the smallest
-      {4, 8, 3, 3, 1, 8},        // whole groups
-      {5, 11, 3, 3, 2, 4},       // tails in filters and channels
-      {3, 5, 3, 3, 16, 16},      // one group, larger than the weight
+      {1, 1, 1, 1, 1, 1},    // the smallest
+      {4, 8, 3, 3, 1, 8},    // whole groups
+      {5, 11, 3, 3, 2, 4},   // tails in filters and channels
+      {3, 5, 3, 3, 16, 16},  // one group, larger than the weight
       {3, 5, 1, 1, kMost, kMost},
-      {17, 33, 1, 1, 16, 16},    // tails of one
-      {7, 9, 2, 5, 1, 1},        // single weights
-      {8, 300, 3, 3, 1, 8},      // several channel blocks
+      {17, 33, 1, 1, 16, 16},  // tails of one
+      {7, 9, 2, 5, 1, 1},      // single weights
+      {8, 300, 3, 3, 1, 8},    // several channel blocks
       {5, 301, 3, 3, 4, 12},
-      {2, 64, 31, 31, 1, 64},    // a kernel that makes every group a block
+      {2, 64, 31, 31, 1, 64},  // a kernel that makes every group a block
       {130, 3, 7, 7, 4, 4},
   };
   Random random(2);
@@ -104,11 +105,11 @@ void test_bytes_are_as_documented() {
   const WeightShape shape{3, 3, 1, 2, 2, 2};
   std::vector<float> weight(18);
   for (std::size_t i = 0; i < weight.size(); ++i) weight[i] = static_cast<float>(i);
-  // Grid [filter group 2][channel group 2][tap 2]; filter group 1 and channel group 1 are cut short.
-  const AlignedBytes packed =
-      reference::packed_weight(shape, weight, {0, 1, 0, 0, 0, 0, 1, 0});
-  constexpr std::uint32_t kWords[] = {2, 2, 3, 3, 1, 2, 2, 2};   // header, from group_filters on
-  constexpr std::uint32_t kIndex[] = {0, 1, 2, 1, 2};            // row offsets, then columns
+  // Grid [filter group 2][channel group 2][tap 2]; filter group 1 and channel group 1 are cut
+  // short.
+  const AlignedBytes packed = reference::packed_weight(shape, weight, {0, 1, 0, 0, 0, 0, 1, 0});
+  constexpr std::uint32_t kWords[] = {2, 2, 3, 3, 1, 2, 2, 2};  // header, from group_filters on
+  constexpr std::uint32_t kIndex[] = {0, 1, 2, 1, 2};           // row offsets, then columns
   constexpr float kValues[] = {1, 3, 7, 9, 16, 0, 0, 0};
   CHECK_EQ(packed.bytes(), 64 + 64 + 32);
   if (packed.bytes() != 160) return;
@@ -128,8 +129,7 @@ void test_mask_that_cuts_a_group_is_refused() {
   check::context.clear();
   const WeightShape shape{5, 11, 2, 2, 2, 4};
   const std::int64_t weights = reference::weight_count(shape);
-  std::vector<std::uint8_t> grid_mask(
-      static_cast<std::size_t>(reference::grid_of(shape).groups()));
+  std::vector<std::uint8_t> grid_mask(static_cast<std::size_t>(reference::grid_of(shape).groups()));
   for (std::int64_t i = 0; i < weights; ++i) {
     std::vector<std::uint8_t> mask(static_cast<std::size_t>(weights), 1);
     mask[static_cast<std::size_t>(i)] = 0;
@@ -345,7 +345,9 @@ void test_bad_columns_are_refused() {
   const GroupGrid grid = reference::grid_of(kSample);
   const auto columns = static_cast<std::uint32_t>(grid.columns());
   const auto kept = static_cast<std::uint32_t>(grid.groups());
-  const auto column_at = [](std::uint32_t i) { return kHeaderBytes + (kRows + 1 + std::size_t{i}) * 4; };
+  const auto column_at = [](std::uint32_t i) {
+    return kHeaderBytes + (kRows + 1 + std::size_t{i}) * 4;
+  };
   for (const std::uint32_t i : {0u, 1u, kept / 2, kept - 1}) {
     for (const std::uint32_t value : {columns, 0x7fffffffu, 0x80000000u, 0xffffffffu}) {
       check::context = "column " + std::to_string(i) + " of " + std::to_string(value);

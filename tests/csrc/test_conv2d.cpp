@@ -1,0 +1,417 @@
+// SPDX-License-Identifier: MIT
+#include <cstring>
+#include <limits>
+#include <string>
+#include <tuple>
+
+#include "check.h"
+#include "kernels/conv2d/conv2d.h"
+#include "reference.h"
+#include "threads.h"
+
+using namespace l1sparse;
+using reference::Expected;
+using reference::Random;
+
+namespace {
+
+constexpr int kProblems = 600;
+constexpr double kTolerance = 3e-6;  // of the sum of the absolute values of an output's terms
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// A problem with all the memory that it needs, each piece of exactly the size that it may touch.
+struct Owned {
+  WeightShape shape;
+  std::vector<float> weight;
+  std::vector<std::uint8_t> grid_mask;
+  AlignedBytes packed;
+  Conv2dProblem problem{};
+  std::vector<float> input, bias, residual;  // empty bias or residual: none
+
+  Owned(Random& random, const WeightShape& shape, std::vector<std::uint8_t> grid_mask)
+      : shape(shape),
+        weight(reference::random_values(random, reference::weight_count(shape))),
+        grid_mask(std::move(grid_mask)),
+        packed(reference::packed_weight(shape, weight, this->grid_mask)) {
+    CHECK(open_packed(packed.data(), packed.bytes(), &problem.weight).ok());
+    problem.stride_h = problem.stride_w = problem.dilation_h = problem.dilation_w = 1;
+    problem.batch = problem.groups = 1;
+    problem.in_channels = shape.in_channels;
+  }
+
+  void set_output_size() {
+    problem.out_h = conv_output_size(problem.in_h, 2 * problem.pad_top, shape.kernel_h,
+                                     problem.stride_h, problem.dilation_h);
+    problem.out_w = conv_output_size(problem.in_w, 2 * problem.pad_left, shape.kernel_w,
+                                     problem.stride_w, problem.dilation_w);
+  }
+
+  Conv2dTensors tensors(float* output) const {
+    return {input.data(), bias.empty() ? nullptr : bias.data(),
+            residual.empty() ? nullptr : residual.data(), output};
+  }
+
+  std::vector<Expected> expected() const {
+    return reference::conv2d(problem, tensors(nullptr), weight,
+                             reference::dense_mask(shape, grid_mask));
+  }
+};
+
+struct Result {
+  Code code;
+  std::vector<float> output;
+  std::string ran;
+};
+
+Result run(const Owned& owned, Isa isa, const Parallel& parallel) {
+  Result result;
+  result.output.assign(static_cast<std::size_t>(reference::output_count(owned.problem)), -7.25f);
+  std::int64_t bytes = 0;
+  result.code = conv2d_workspace(owned.problem, isa, parallel.threads, &bytes).code;
+  if (result.code != Code::ok) return result;
+  AlignedBytes workspace(bytes);
+  std::memset(workspace.data(), 0xff, static_cast<std::size_t>(bytes));  // NaN
+  const char* ran = "";
+  result.code = conv2d(owned.problem, owned.tensors(result.output.data()), isa, parallel,
+                       workspace.data(), &ran)
+                    .code;
+  result.ran = ran;
+  return result;
+}
+
+bool close(float got, const Expected& expected) {
+  if (std::isnan(expected.value)) return std::isnan(got);
+  if (std::isinf(expected.value)) return static_cast<double>(got) == expected.value;
+  return std::fabs(got - expected.value) <= kTolerance * expected.magnitude;
+}
+
+bool all_close(const std::vector<float>& got, const std::vector<Expected>& expected) {
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    if (close(got[i], expected[i])) continue;
+    std::printf("output %zu is %.9g, expected %.9g\n", i, static_cast<double>(got[i]),
+                expected[i].value);
+    return false;
+  }
+  return got.size() == expected.size();
+}
+
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  if (a.empty() || a.size() != b.size()) return a.size() == b.size();
+  return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+void check_on_every_isa(const Owned& owned, const std::string& name) {
+  const std::vector<Expected> expected = owned.expected();
+  for (int i = 0; i < kIsaCount; ++i) {
+    const Isa isa = static_cast<Isa>(i);
+    if (!isa_usable(isa)) continue;
+    check::context = name + " on " + isa_name(isa);
+    const Result alone = run(owned, isa, Parallel{});
+    CHECK_EQ(alone.code, Code::ok);
+    CHECK_EQ(alone.ran, std::string(owned.problem.batch == 0 ? "" : isa_name(isa)));
+    CHECK(all_close(alone.output, expected));
+    const Result threaded = run(owned, isa, parallel_threads(3));
+    CHECK_EQ(threaded.code, Code::ok);
+    CHECK_EQ(threaded.ran, alone.ran);
+    CHECK(same_bits(threaded.output, alone.output));
+  }
+}
+
+// ---- random problems ------------------------------------------------------------------------
+
+// Lays the input out in a random way, and sets every float between its elements to NaN.
+void lay_out_input(Random& random, Owned& owned) {
+  Conv2dProblem& problem = owned.problem;
+  Strides4& strides = problem.input_strides;
+  struct Axis {
+    std::int64_t size;
+    std::int64_t* stride;
+  };
+  const Axis n{problem.batch, &strides.n}, c{problem.in_channels, &strides.c},
+      h{problem.in_h, &strides.h}, w{problem.in_w, &strides.w};
+  const Axis orders[][4] = {{w, h, c, n}, {c, w, h, n}, {h, w, c, n}, {n, c, h, w}, {h, c, n, w}};
+  const std::int64_t order = random.between(0, 4);
+  const bool sliced = order > 1 || random.chance(0.5);
+  std::int64_t next = sliced ? random.between(1, 2) : 1;
+  std::int64_t span = problem.batch == 0 ? 0 : 1;
+  for (const Axis& axis : orders[order]) {
+    *axis.stride = next;
+    if (sliced && random.chance(0.05)) *axis.stride = 0;  // an expanded axis
+    span += span == 0 ? 0 : (axis.size - 1) * *axis.stride;
+    next *= axis.size + (sliced ? random.between(0, 3) : 0);
+  }
+  owned.input.assign(static_cast<std::size_t>(span), kNan);
+  for (std::int64_t in = 0; in < n.size; ++in) {
+    for (std::int64_t ic = 0; ic < c.size; ++ic) {
+      for (std::int64_t ih = 0; ih < h.size; ++ih) {
+        for (std::int64_t iw = 0; iw < w.size; ++iw) {
+          owned.input[static_cast<std::size_t>(in * strides.n + ic * strides.c + ih * strides.h +
+                                               iw * strides.w)] = random.value();
+        }
+      }
+    }
+  }
+}
+
+WeightShape random_weight_shape(Random& random, std::int64_t groups) {
+  constexpr std::tuple<int, int> kGroups[] = {{1, 1},  {1, 3},  {1, 4}, {1, 8},  {1, 12},
+                                              {1, 16}, {1, 32}, {4, 4}, {16, 16}};
+  const auto [group_filters, group_channels] = random.one_of(kGroups);
+  const bool many_filters = random.chance(0.15), many_channels = random.chance(0.1);
+  return {groups * random.between(1, many_filters ? 70 : 12),
+          random.between(1, many_channels ? 200 : 40),
+          random.between(1, 5),
+          random.between(1, 5),
+          group_filters,
+          group_channels};
+}
+
+// An axis: input size, stride, padding and dilation.
+void random_axis(Random& random, std::int64_t* size, std::int64_t* stride, std::int64_t* padding,
+                 std::int64_t* dilation) {
+  *size = random.between(1, 17);
+  *stride = random.between(1, 3);
+  *padding = random.between(0, 3);
+  *dilation = random.between(1, 4);
+}
+
+Owned random_problem(Random& random) {
+  constexpr double kDensities[] = {0.0, 0.2, 0.7, 1.0};
+  constexpr std::int64_t kConvGroups[] = {1, 1, 2, 4};
+  constexpr double kMostProducts = 5e5;
+  while (true) {
+    const std::int64_t groups = random.one_of(kConvGroups);
+    const WeightShape shape = random_weight_shape(random, groups);
+    const double density = random.one_of(kDensities);
+    Owned owned(random, shape, reference::random_grid_mask(random, shape, density));
+    Conv2dProblem& problem = owned.problem;
+    random_axis(random, &problem.in_h, &problem.stride_h, &problem.pad_top, &problem.dilation_h);
+    random_axis(random, &problem.in_w, &problem.stride_w, &problem.pad_left, &problem.dilation_w);
+    problem.batch = random.chance(0.05) ? 0 : random.between(1, 3);
+    problem.groups = groups;
+    problem.in_channels = groups * shape.in_channels;
+    problem.channels_last = random.chance(0.5);
+    problem.activation = random.chance(0.5) ? Activation::relu : Activation::none;
+    owned.set_output_size();
+    const std::int64_t outputs = reference::output_count(problem);
+    const double products =
+        static_cast<double>(outputs) *
+        static_cast<double>(shape.in_channels * shape.kernel_h * shape.kernel_w);
+    if (problem.out_h * problem.out_w == 0 || products > kMostProducts) continue;
+    lay_out_input(random, owned);
+    if (random.chance(0.5)) owned.bias = reference::random_values(random, shape.out_channels);
+    if (random.chance(0.5)) owned.residual = reference::random_values(random, outputs);
+    if (!owned.input.empty() && random.chance(0.2)) {
+      const auto last = static_cast<std::int64_t>(owned.input.size()) - 1;
+      for (const float value : {kNan, kInfinity, -kInfinity}) {
+        owned.input[static_cast<std::size_t>(random.between(0, last))] = value;
+      }
+    }
+    return owned;
+  }
+}
+
+void test_random_problems() {
+  Random random(7);
+  for (int i = 0; i < kProblems; ++i) {
+    check_on_every_isa(random_problem(random), "random problem " + std::to_string(i));
+  }
+}
+
+// ---- chosen problems ------------------------------------------------------------------------
+
+void set_input(Owned& owned, std::vector<float> input, std::int64_t height, std::int64_t width) {
+  Conv2dProblem& problem = owned.problem;
+  owned.input = std::move(input);
+  problem.in_h = height;
+  problem.in_w = width;
+  problem.input_strides = {problem.in_channels * height * width, height * width, width, 1};
+}
+
+// Larger than random problems are: several bands of rows and columns, blocks and filter ranges.
+void test_large_problems() {
+  struct Case {
+    const char* name;
+    WeightShape shape;
+    std::int64_t height, width, padding, dilation;
+  };
+  constexpr Case kCases[] = {
+      {"bands of rows", {4, 96, 3, 3, 1, 8}, 40, 40, 1, 1},
+      {"bands of part of a row", {2, 128, 1, 3, 2, 16}, 6, 700, 1, 1},
+      {"many channel blocks", {3, 500, 3, 3, 1, 16}, 7, 7, 1, 1},
+      {"many filters, few outputs", {150, 20, 1, 1, 4, 4}, 2, 3, 0, 1},
+      {"many straddling filters", {97, 20, 3, 1, 16, 16}, 3, 3, 1, 1},
+      {"gaps between taps", {3, 9, 3, 5, 1, 4}, 30, 60, 2, 13},
+      {"a kernel of many taps", {3, 9, 31, 30, 1, 8}, 33, 31, 15, 1},
+      {"padding far outside", {3, 9, 3, 3, 1, 8}, 2, 1, 40, 2},
+  };
+  Random random(8);
+  for (const Case& test : kCases) {
+    Owned owned(random, test.shape, reference::random_grid_mask(random, test.shape, 0.4));
+    set_input(owned,
+              reference::random_values(random, test.shape.in_channels * test.height * test.width),
+              test.height, test.width);
+    Conv2dProblem& problem = owned.problem;
+    problem.pad_top = problem.pad_left = test.padding;
+    problem.dilation_h = problem.dilation_w = test.dilation;
+    for (const std::int64_t stride : {1, 2, 5}) {
+      problem.stride_h = problem.stride_w = stride;
+      problem.channels_last = stride != 1;
+      owned.set_output_size();
+      check_on_every_isa(owned, test.name + (", stride " + std::to_string(stride)));
+    }
+  }
+}
+
+// More padding on one side than on the other: the caller states the output size.
+void test_uneven_padding() {
+  Random random(9);
+  const WeightShape shape{3, 5, 2, 4, 1, 4};
+  Owned owned(random, shape, reference::random_grid_mask(random, shape, 0.6));
+  set_input(owned, reference::random_values(random, 5 * 6 * 7), 6, 7);
+  owned.problem.pad_top = 0;
+  owned.problem.pad_left = 1;
+  owned.problem.out_h = 6;  // "same": one more row below, two more columns on the right
+  owned.problem.out_w = 7;
+  check_on_every_isa(owned, "uneven padding");
+}
+
+// ---- NaN and infinities ---------------------------------------------------------------------
+
+void test_pruned_channels_do_not_reach_the_output() {
+  for (const std::int64_t group_channels : {1, 3, 4, 8, 12, 16}) {
+    // Four channel groups, the last one with a tail; the first and the third are pruned.
+    const std::string name = "pruned groups of " + std::to_string(group_channels);
+    check::context = name;
+    Random random(10);
+    const WeightShape shape{
+        3, 3 * group_channels + (group_channels + 1) / 2, 3, 3, 1, group_channels};
+    std::vector<std::uint8_t> grid_mask(3 * 4 * 9);
+    for (std::size_t i = 0; i < grid_mask.size(); ++i) grid_mask[i] = i / 9 % 2;
+    Owned owned(random, shape, std::move(grid_mask));
+    set_input(owned, reference::random_values(random, shape.in_channels * 30), 5, 6);
+    for (std::size_t i = 0; i < owned.input.size(); ++i) {
+      const auto channel = static_cast<std::int64_t>(i) / 30;
+      if (channel / group_channels % 2 == 0) owned.input[i] = i % 2 == 0 ? kNan : kInfinity;
+    }
+    owned.problem.pad_top = owned.problem.pad_left = 1;
+    owned.set_output_size();
+    for (const Expected& output : owned.expected()) CHECK(std::isfinite(output.value));
+    check_on_every_isa(owned, name);
+  }
+}
+
+void test_pruned_taps_do_not_reach_the_output() {
+  // Only the centre is kept: an input pixel reaches the output pixel at its own place and no other.
+  Random random(11);
+  const WeightShape shape{2, 8, 3, 3, 1, 8};
+  std::vector<std::uint8_t> grid_mask(18);
+  grid_mask[4] = grid_mask[13] = 1;
+  Owned owned(random, shape, grid_mask);
+  set_input(owned, reference::random_values(random, 8 * 30), 5, 6);
+  const std::size_t pixel = 2 * 6 + 3;
+  owned.input[5 * 30 + pixel] = kNan;
+  owned.problem.pad_top = owned.problem.pad_left = 1;
+  owned.set_output_size();
+  check_on_every_isa(owned, "only the centre tap");
+  for (int i = 0; i < kIsaCount; ++i) {
+    const Isa isa = static_cast<Isa>(i);
+    if (!isa_usable(isa)) continue;
+    for (const Activation activation : {Activation::none, Activation::relu}) {
+      owned.problem.activation = activation;
+      const std::vector<float> output = run(owned, isa, Parallel{}).output;
+      for (std::size_t at = 0; at < output.size(); ++at) {
+        CHECK_EQ(std::isnan(output[at]), at % 30 == pixel);
+      }
+    }
+  }
+}
+
+// ---- bad problems ---------------------------------------------------------------------------
+
+Owned good_problem() {
+  Random random(12);
+  const WeightShape shape{6, 8, 3, 3, 1, 8};
+  Owned owned(random, shape, std::vector<std::uint8_t>(54, 1));
+  set_input(owned, reference::random_values(random, 8 * 25), 5, 5);
+  owned.set_output_size();
+  return owned;
+}
+
+void test_bad_problems_are_refused() {
+  using Field = std::int64_t Conv2dProblem::*;
+  struct Case {
+    Field field;
+    std::int64_t value;
+    Code code;
+  };
+  constexpr std::int64_t kHuge = 0x40000000;
+  const Case cases[] = {
+      {&Conv2dProblem::stride_h, 1, Code::ok},
+      {&Conv2dProblem::stride_h, 0, Code::bad_stride},
+      {&Conv2dProblem::stride_w, -1, Code::bad_stride},
+      {&Conv2dProblem::stride_w, kHuge, Code::bad_stride},
+      {&Conv2dProblem::pad_top, -1, Code::bad_padding},
+      {&Conv2dProblem::pad_left, INT64_MIN, Code::bad_padding},
+      {&Conv2dProblem::pad_left, INT64_MAX, Code::bad_padding},
+      {&Conv2dProblem::dilation_h, 0, Code::bad_dilation},
+      {&Conv2dProblem::dilation_w, -2, Code::bad_dilation},
+      {&Conv2dProblem::dilation_w, kHuge, Code::bad_dilation},
+      {&Conv2dProblem::groups, 0, Code::bad_groups},
+      {&Conv2dProblem::groups, -1, Code::bad_groups},
+      {&Conv2dProblem::groups, 4, Code::groups_mismatch},
+      {&Conv2dProblem::groups, 2, Code::channels_mismatch},
+      {&Conv2dProblem::in_channels, 7, Code::channels_mismatch},
+      {&Conv2dProblem::in_channels, 0, Code::channels_mismatch},
+      {&Conv2dProblem::out_h, 0, Code::empty_output},
+      {&Conv2dProblem::out_w, -3, Code::empty_output},
+      {&Conv2dProblem::batch, INT64_MAX, Code::too_large},
+  };
+  for (const Case& test : cases) {
+    Owned owned = good_problem();
+    owned.problem.*test.field = test.value;
+    for (int i = 0; i < kIsaCount; ++i) {
+      const Isa isa = static_cast<Isa>(i);
+      if (!isa_usable(isa)) continue;
+      check::context = "case " + std::to_string(&test - cases) + " on " + isa_name(isa);
+      if (test.code == Code::ok) {
+        CHECK_EQ(run(owned, isa, Parallel{}).code, Code::ok);
+        continue;
+      }
+      std::int64_t bytes = -1;
+      CHECK_EQ(conv2d_workspace(owned.problem, isa, 1, &bytes).code, test.code);
+      CHECK_EQ(bytes, -1);
+      const Conv2dTensors untouched{nullptr, nullptr, nullptr, nullptr};
+      CHECK_EQ(conv2d(owned.problem, untouched, isa, Parallel{}, nullptr, nullptr).code, test.code);
+    }
+    const bool needs_output = test.code == Code::empty_output || test.code == Code::too_large;
+    CHECK_EQ(check_conv2d(owned.problem).code, needs_output ? Code::ok : test.code);
+  }
+}
+
+void test_output_size() {
+  check::context.clear();
+  CHECK_EQ(conv_output_size(5, 0, 3, 1, 1), 3);
+  CHECK_EQ(conv_output_size(5, 2, 3, 2, 1), 3);
+  CHECK_EQ(conv_output_size(6, 2, 3, 2, 1), 3);
+  CHECK_EQ(conv_output_size(5, 0, 5, 3, 1), 1);
+  CHECK_EQ(conv_output_size(5, 0, 6, 1, 1), 0);
+  CHECK_EQ(conv_output_size(0, 0, 1, 1, 1), 0);
+  CHECK_EQ(conv_output_size(7, 0, 3, 1, 3), 1);
+  CHECK_EQ(conv_output_size(7, 0, 3, 1, 4), 0);
+  CHECK_EQ(conv_output_size(10, 0, 0x3fffffff, 1, 0x3fffffff), 0);
+}
+
+}  // namespace
+
+int main() {
+  test_random_problems();
+  test_large_problems();
+  test_uneven_padding();
+  test_pruned_channels_do_not_reach_the_output();
+  test_pruned_taps_do_not_reach_the_output();
+  test_bad_problems_are_refused();
+  test_output_size();
+  return check::finish();
+}
