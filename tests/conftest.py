@@ -61,18 +61,16 @@ def masked() -> Callable[..., Tensor]:
     return mask_weight
 
 
-LAYOUTS = ("contiguous", "channels_last", "sliced", "sliced channels_last", "strided", "permuted")
-
-
 @pytest.fixture(scope="session")
 def in_layout() -> Callable[[Tensor, str], Tensor]:
-    """Copies a 4-D tensor into one of `LAYOUTS`; NaN lies wherever the copy must not be read."""
+    """Copies a 4-D tensor into a memory layout; NaN lies wherever the copy must not be read.
+
+    Layouts: contiguous, channels_last, sliced, sliced channels_last, strided, permuted.
+    """
 
     def copy(tensor: Tensor, layout: str) -> Tensor:
         if layout == "permuted":
-            return tensor.permute(3, 0, 2, 1).clone(memory_format=torch.contiguous_format).permute(
-                1, 3, 2, 0
-            )
+            return tensor.permute(3, 0, 2, 1).contiguous().permute(1, 3, 2, 0)
         n, c, h, w = tensor.shape
         if layout.startswith("sliced"):
             around = torch.full((n + 1, c + 3, h + 2, w + 3), torch.nan)

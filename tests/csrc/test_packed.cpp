@@ -365,6 +365,8 @@ void test_bad_columns_are_refused() {
   CHECK_EQ(code_with_word(column_at(1), 0), Code::packed_column);
   CHECK_EQ(code_with_word(column_at(0), columns - 1), Code::packed_column);
   CHECK_EQ(code_with_word(column_at(kept - 1), 0), Code::packed_column);
+  const auto of_row = static_cast<std::uint32_t>(kBlockGroups * grid.taps);
+  CHECK_EQ(code_with_word(column_at(of_row - 1), of_row), Code::packed_column);
 }
 
 void test_every_flipped_bit_is_refused() {
