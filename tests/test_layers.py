@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+"""Who may use whom; the same rule stands in csrc/README.md."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Folder of csrc: the folders whose headers it may include, besides the standard library.
+NATIVE = {
+    "base": {"base"},
+    "format": {"base", "format"},
+    "kernels/group_l1": {"base", "format", "kernels/group_l1"},
+    "kernels/conv2d": {"base", "format", "kernels/conv2d"},
+    "bindings": {"base", "format", "kernels/group_l1", "kernels/conv2d", "torch", "python"},
+}
+
+# Module of l1sparse: the modules of l1sparse that it may import.
+PYTHON = {
+    "format": set(),
+    "group_mask": {"format"},
+    "reference": {"format", "group_mask"},
+    "ops": {"_C", "format", "group_mask"},
+    "build": {"_C"},
+    "nn": {"nn", "ops", "format", "group_mask"},
+    "prune": {"prune", "ops", "format", "group_mask"},
+    "convert": {"convert", "nn", "ops", "format", "group_mask"},
+    "report": {"report"},
+    "train": {"train"},
+    "demo": {"convert", "prune", "train"},
+    "cli": {"build", "demo", "report"},
+    "__init__": {"build", "convert", "format", "nn", "ops"},
+}
+
+
+def native_folder(include: str) -> str:
+    parts = include.split("/")
+    if parts[0] == "kernels":
+        return "/".join(parts[:2])
+    if include == "Python.h":
+        return "python"
+    return parts[0]
+
+
+@pytest.mark.parametrize("folder", NATIVE)
+def test_native_code_includes_only_what_its_folder_may_use(folder: str) -> None:
+    files = [p for p in (ROOT / "csrc" / folder).iterdir() if p.suffix in (".h", ".cpp", ".inc")]
+    assert files
+    for path in files:
+        text = path.read_text()
+        included = {native_folder(i) for i in re.findall(r'#include "([^"]+)"', text)}
+        included |= {
+            native_folder(i) for i in re.findall(r"#include <((?:torch/|Python).*)>", text)
+        }
+        assert included <= NATIVE[folder], f"{path}: {included - NATIVE[folder]}"
+
+
+def test_every_native_folder_has_a_rule() -> None:
+    folders = {str(p.parent.relative_to(ROOT / "csrc")) for p in (ROOT / "csrc").rglob("*.cpp")}
+    assert folders == set(NATIVE)
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of l1sparse, by their first name, that a file imports."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            if node.module == "l1sparse":
+                names |= {f"l1sparse.{alias.name}" for alias in node.names}
+            elif node.module:
+                names.add(node.module)
+    return {name.split(".")[1] for name in names if name.startswith("l1sparse.")}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "l1sparse").rglob("*.py")), ids=str)
+def test_python_imports_only_what_its_module_may_use(path: Path) -> None:
+    module = path.relative_to(ROOT / "l1sparse").parts[0].removesuffix(".py")
+    assert imported(path) <= PYTHON[module], f"{path}: {imported(path) - PYTHON[module]}"
