@@ -123,6 +123,7 @@ def test_each_gradient_alone(wanted: int) -> None:
     assert arguments[position].grad.shape == arguments[position].shape
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 def test_unbatched_input_and_uneven_same_padding_have_gradients() -> None:
     dense = torch.randn(4, 8, 2, 4)
     input = torch.randn(8, 6, 7, requires_grad=True)

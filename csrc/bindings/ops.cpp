@@ -214,6 +214,8 @@ std::vector<int64_t> packed_info(const Tensor& packed) {
 
 Tensor unpack(const Tensor& packed, std::vector<int64_t> weight_shape) {
   const l1sparse::PackedView view = open_as(packed, weight_shape);
+  // Reading everything anyway, it can afford to check everything, each time.
+  check(l1sparse::verify_packed(packed.const_data_ptr(), packed.numel(), view));
   const l1sparse::WeightShape& shape = view.shape;
   Tensor weight =
       float_tensor({shape.out_channels, shape.in_channels, shape.kernel_h, shape.kernel_w});

@@ -17,6 +17,7 @@ namespace {
 
 constexpr int kProblems = 600;
 constexpr double kTolerance = 3e-6;  // of the sum of the absolute values of an output's terms
+constexpr std::int64_t kMost = 0x3fffffff;  // the largest stride, padding and dilation
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
@@ -245,6 +246,7 @@ void test_large_problems() {
       {"gaps between taps", {3, 9, 3, 5, 1, 4}, 30, 60, 2, 13},
       {"a kernel of many taps", {3, 9, 31, 30, 1, 8}, 33, 31, 15, 1},
       {"padding far outside", {3, 9, 3, 3, 1, 8}, 2, 1, 40, 2},
+      {"the largest padding and dilation", {3, 9, 3, 3, 1, 8}, 6, 5, kMost, kMost},
   };
   Random random(8);
   for (const Case& test : kCases) {
@@ -262,6 +264,34 @@ void test_large_problems() {
       check_on_every_isa(owned, test.name + (", stride " + std::to_string(stride)));
     }
   }
+}
+
+// Only the second output of an axis lies on the input: at its first pixel.
+void test_largest_stride() {
+  Random random(14);
+  const WeightShape shape{3, 9, 1, 1, 1, 8};
+  Owned owned(random, shape, reference::random_grid_mask(random, shape, 0.7));
+  set_input(owned, reference::random_values(random, 9 * 6 * 5), 6, 5);
+  Conv2dProblem& problem = owned.problem;
+  problem.stride_h = problem.stride_w = problem.pad_top = problem.pad_left = kMost;
+  owned.set_output_size();
+  CHECK_EQ(problem.out_h, 3);
+  check_on_every_isa(owned, "the largest stride");
+}
+
+// A caller may pad an input of no pixels.
+void test_empty_input() {
+  Random random(15);
+  const WeightShape shape{3, 9, 3, 3, 1, 8};
+  Owned owned(random, shape, reference::random_grid_mask(random, shape, 0.7));
+  set_input(owned, {}, 0, 5);
+  owned.bias = reference::random_values(random, shape.out_channels);
+  owned.problem.pad_top = owned.problem.pad_left = 2;
+  owned.set_output_size();
+  check_on_every_isa(owned, "an empty input");
+  set_input(owned, {}, 4, 0);
+  owned.set_output_size();
+  check_on_every_isa(owned, "an input of no columns");
 }
 
 // More padding on one side than on the other: the caller states the output size.
@@ -346,18 +376,17 @@ void test_bad_problems_are_refused() {
     std::int64_t value;
     Code code;
   };
-  constexpr std::int64_t kHuge = 0x40000000;
   const Case cases[] = {
       {&Conv2dProblem::stride_h, 1, Code::ok},
       {&Conv2dProblem::stride_h, 0, Code::bad_stride},
       {&Conv2dProblem::stride_w, -1, Code::bad_stride},
-      {&Conv2dProblem::stride_w, kHuge, Code::bad_stride},
+      {&Conv2dProblem::stride_w, kMost + 1, Code::bad_stride},
       {&Conv2dProblem::pad_top, -1, Code::bad_padding},
       {&Conv2dProblem::pad_left, INT64_MIN, Code::bad_padding},
       {&Conv2dProblem::pad_left, INT64_MAX, Code::bad_padding},
       {&Conv2dProblem::dilation_h, 0, Code::bad_dilation},
       {&Conv2dProblem::dilation_w, -2, Code::bad_dilation},
-      {&Conv2dProblem::dilation_w, kHuge, Code::bad_dilation},
+      {&Conv2dProblem::dilation_w, kMost + 1, Code::bad_dilation},
       {&Conv2dProblem::groups, 0, Code::bad_groups},
       {&Conv2dProblem::groups, -1, Code::bad_groups},
       {&Conv2dProblem::groups, 4, Code::groups_mismatch},
@@ -408,6 +437,8 @@ void test_output_size() {
 int main() {
   test_random_problems();
   test_large_problems();
+  test_largest_stride();
+  test_empty_input();
   test_uneven_padding();
   test_pruned_channels_do_not_reach_the_output();
   test_pruned_taps_do_not_reach_the_output();
