@@ -70,7 +70,7 @@ struct PackedView {
   const std::uint32_t* row_offsets;
   const std::uint32_t* columns;
   const float* values;
-  std::uint64_t checksum;  // as stored; see packed_checksum_matches
+  std::uint64_t checksum;  // as stored; see verify_packed
 };
 
 // Checks that a weight of this shape can be packed, and gives its grid.

@@ -337,14 +337,14 @@ class SparseConv2d(nn.Conv2d):
 
     def _accept_packed(self, packed: Tensor) -> None:
         """Check a packed weight and make room for it."""
+        weight = unpack(packed)  # checks everything, before anything changes here
         info = packed_info(packed)
         if info.weight_shape != self.weight_shape:
             raise ValueError(
                 f"holds a weight of shape {info.weight_shape}, expected {self.weight_shape}"
             )
-        self.group = info.group
-        self.packed = torch.empty_like(packed)
-        self.mask = nonzero_groups(unpack(packed), info.group)
+        mask = nonzero_groups(unpack(packed), info.group)  # unpack checks every byte
+        self.group, self.mask, self.packed = info.group, mask, torch.empty_like(packed)
 
 
 def _aligned(packed: Tensor) -> Tensor:
