@@ -337,7 +337,7 @@ class SparseConv2d(nn.Conv2d):
 
     def _accept_packed(self, packed: Tensor) -> None:
         """Check a packed weight and make room for it."""
-        weight = unpack(packed)  # checks everything, before anything changes here
+        unpack(packed)  # checks everything, before anything changes here
         info = packed_info(packed)
         if info.weight_shape != self.weight_shape:
             raise ValueError(
