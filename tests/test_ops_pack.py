@@ -198,14 +198,15 @@ def test_a_packed_buffer_is_an_error_if_it_is(what: str, use: Callable[[Tensor],
     assert all(part in str(error.value) for part in parts), error.value
 
 
-@settings(max_examples=300)
-@given(st.data())
-def test_any_flipped_bit_is_an_error(data: st.DataObject) -> None:
-    packed = pack(WEIGHT, MASK)
-    byte = data.draw(st.integers(0, packed.numel() - 1))
-    packed[byte] ^= 1 << data.draw(st.integers(0, 7))
-    with pytest.raises(RuntimeError, match=r"^packed: "):
-        unpack(packed)
+def test_every_flipped_bit_is_an_error() -> None:
+    good = pack(WEIGHT, MASK)
+    for byte in range(good.numel()):
+        for bit in range(8) if byte < 4 * HEADER_BYTES else [byte % 8]:
+            packed = good.clone()
+            packed[byte] ^= 1 << bit
+            # A size in the header may become one that no memory holds.
+            with pytest.raises(RuntimeError, match=r"^(packed|size): "):
+                unpack(packed)
 
 
 @pytest.mark.parametrize("offset", [CHECKSUM_AT, HEADER_BYTES + 7, -1])

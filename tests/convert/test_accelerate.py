@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 import l1sparse
 from l1sparse import SparseConv2d
@@ -171,6 +172,22 @@ def test_companion_masks_stay_on_the_original_which_still_trains() -> None:
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     net.train()(x).sum().backward()
     assert net.body.parametrizations.weight.original.grad is not None
+
+
+class Doubled(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+@pytest.mark.usefixtures("measured")
+def test_any_other_parametrization_becomes_part_of_the_copys_weight_only() -> None:
+    net, x = Net().eval(), torch.randn(1, 3, 8, 8)
+    parametrize.register_parametrization(net.body, "weight", Doubled())
+    before = net(x)
+    fast = l1sparse.accelerate(net, x)
+    torch.testing.assert_close(fast(x), before, rtol=0, atol=1e-4)
+    assert parametrize.is_parametrized(net.body, "weight")
+    assert torch.equal(net(x), before)
 
 
 @pytest.mark.usefixtures("measured")
