@@ -13,9 +13,9 @@ constexpr char kMagic[8] = {'L', '1', 'S', 'P', 'A', 'R', 'S', 'E'};
 // Dimensions and counts stay below this, so that sums of two of them fit 32 bits.
 constexpr std::int64_t kMaxExtent = 0x3fffffff;
 
-// Activations of one channel block, for a tile of 4 x 7 outputs, should leave room in a 32 KiB
-// first-level cache for the weights that stream past: measured best at 20 to 28 KiB.
-constexpr std::int64_t kBlockBytes = 28 * 1024;
+// Activations of one channel block for a tile of 4 x 7 outputs. In a 32 KiB first-level cache they
+// leave room for wider tiles and for the weights that stream past; docs/kernels.md has the figures.
+constexpr std::int64_t kBlockBytes = 16 * 1024;
 constexpr std::int64_t kTileRows = 4;
 constexpr std::int64_t kTileCols = 7;
 

@@ -215,7 +215,7 @@ void test_pack_refuses_a_buffer_of_another_size() {
 // ---- what open_packed and verify_packed refuse ----------------------------------------------
 
 // Both dimensions with a tail, several channel blocks, every group kept.
-constexpr WeightShape kSample{3, 301, 3, 3, 2, 50};
+constexpr WeightShape kSample{3, 181, 3, 3, 2, 30};
 constexpr std::uint32_t kBlockGroups = 2, kBlocks = 4, kRows = kBlocks * 2;
 
 std::vector<std::uint8_t> sample() {
