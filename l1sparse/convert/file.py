@@ -2,8 +2,9 @@
 """The compressed file: safetensors, packed weights stored as they run.
 
 Tensors are the network's state dict, with ``<layer>.packed`` in the place of the dense weight of
-every `SparseConv2d`. The metadata entry ``l1sparse`` is a JSON object: the format's version,
-whether batch norms were folded, and each sparse layer's group shape and activation.
+every `SparseConv2d`, and of every pruned convolution that runs dense because that is faster. The
+metadata entry ``l1sparse`` is a JSON object: the format's version, whether batch norms were folded,
+each sparse layer's group shape and activation, and the names of the packed dense layers.
 """
 
 from __future__ import annotations
@@ -14,17 +15,21 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 
+from l1sparse.convert.accelerate import layer_choices
 from l1sparse.convert.rewrite import inference_copy, make_sparse, traced_and_folded
 from l1sparse.format import GroupShape
+from l1sparse.group_mask import nonzero_groups
 from l1sparse.nn import SparseConv2d
-from l1sparse.ops import ACTIVATIONS
+from l1sparse.ops import ACTIVATIONS, pack, unpack
 
 _METADATA = "l1sparse"
 _VERSION = 1
+_WORTH_PACKING = 0.8  # share of groups kept below which the packed form is the smaller one
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -44,7 +49,11 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     layers = {
         name: module for name, module in model.named_modules() if isinstance(module, SparseConv2d)
     }
-    if not layers:
+    try:
+        groups = {choice.name: GroupShape.of(choice.group) for choice in layer_choices(model)}
+    except ValueError:
+        groups = {}  # not from accelerate(): only its SparseConv2d layers are packed
+    if not layers and not groups:
         raise ValueError(
             f"model: this {type(model).__name__} has no SparseConv2d layer; accelerate() it first"
         )
@@ -54,9 +63,15 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     for name, layer in layers.items():
         tensors.pop(f"{name}.weight", None)
         tensors[f"{name}.packed"] = layer.packed_weight()
+    # Convolutions that run dense because that is faster here are pruned all the same.
+    dense = [name for name, group in groups.items() if _is_worth_packing(model, name, group)]
+    for name in dense:
+        weight = tensors.pop(f"{name}.weight")
+        tensors[f"{name}.packed"] = pack(weight, None, groups[name])
     description = {
         "version": _VERSION,
         "folded": isinstance(model, fx.GraphModule),
+        "dense": dense,
         "layers": {
             name: {"group": layer.group.as_list(), "activation": layer.activation}
             for name, layer in layers.items()
@@ -80,11 +95,16 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         ValueError: if the file is damaged or foreign, or does not fit `model`; the message says
             in what.
     """
-    tensors, folded, layers = _read(Path(path))
+    tensors, folded, layers, dense = _read(Path(path))
     result = inference_copy(model)
     if folded:
         result = traced_and_folded(result)
     try:
+        for name in dense:
+            key = f"{name}.packed"
+            if key not in tensors:
+                raise ValueError(f"{key} is missing")
+            tensors[f"{name}.weight"] = unpack(tensors.pop(key).clone())
         for name, (group, activation) in layers.items():
             make_sparse(result, name, group, activation == "relu").eval().drop_dense_weight()
         result.load_state_dict(tensors, strict=True)
@@ -93,6 +113,16 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
             f"path: {str(path)!r} does not fit this {type(model).__name__}: {error}"
         ) from error
     return result
+
+
+def _is_worth_packing(model: nn.Module, name: str, group: GroupShape) -> bool:
+    conv = model.get_submodule(name)
+    if type(conv) is not nn.Conv2d:
+        return False
+    weight = conv.weight
+    if weight.dtype != torch.float32 or weight.device.type != "cpu":
+        return False
+    return bool(nonzero_groups(weight, group).float().mean() < _WORTH_PACKING)
 
 
 def _separate(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -122,8 +152,11 @@ def _write_whole(tensors: dict[str, Tensor], metadata: dict[str, str], path: Pat
         raise
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], bool, dict[str, tuple[GroupShape, str]]]:
-    """Tensors, whether batch norms were folded, and each sparse layer's group and activation."""
+def _read(
+    path: Path,
+) -> tuple[dict[str, Tensor], bool, dict[str, tuple[GroupShape, str]], list[str]]:
+    """Tensors; whether batch norms were folded; each sparse layer's group and activation; and the
+    dense layers whose weight is packed."""
     with open(path, "rb"):
         pass  # a missing file, a folder, no permission: Python's error names the path
     try:
@@ -137,15 +170,15 @@ def _read(path: Path) -> tuple[dict[str, Tensor], bool, dict[str, tuple[GroupSha
     if _METADATA not in metadata:
         raise ValueError(f"path: {str(path)!r} was not written by l1sparse.save()")
     try:
-        folded, layers = _parse(json.loads(metadata[_METADATA]))
+        folded, layers, dense = _parse(json.loads(metadata[_METADATA]))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"path: {str(path)!r} has an l1sparse description that can't be read: {error!r}"
         ) from None
-    return tensors, folded, layers
+    return tensors, folded, layers, dense
 
 
-def _parse(description: Any) -> tuple[bool, dict[str, tuple[GroupShape, str]]]:
+def _parse(description: Any) -> tuple[bool, dict[str, tuple[GroupShape, str]], list[str]]:
     if description["version"] != _VERSION:
         raise ValueError(f"format version {description['version']!r}, expected {_VERSION}")
     layers = {
@@ -155,4 +188,4 @@ def _parse(description: Any) -> tuple[bool, dict[str, tuple[GroupShape, str]]]:
     for name, (_, activation) in layers.items():
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation of {name!r} is {activation!r}, expected {ACTIVATIONS}")
-    return description["folded"], layers
+    return bool(description["folded"]), layers, [str(name) for name in description["dense"]]

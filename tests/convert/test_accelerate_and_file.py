@@ -167,6 +167,40 @@ def test_a_network_with_layers_put_in_by_hand_round_trips(example: Tensor, tmp_p
         assert torch.equal(back(example), by_hand(example))
 
 
+def test_a_pruned_layer_is_stored_packed_even_where_it_runs_dense(
+    example: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, outputs = [], []
+    network = pruned()
+    choose = accelerate_function.__globals__["_choose"]
+    for dense_ms in (1.0, 3.0):
+        times = {"dense": Timing(dense_ms, 0, 0), "sparse": Timing(2.0, 0, 0)}
+        monkeypatch.setitem(choose.__globals__, "alternate", lambda candidates, t=times: t)
+        fast = l1sparse.accelerate(network, example)
+        l1sparse.save(fast, tmp_path / "file")
+        sizes.append((tmp_path / "file").stat().st_size)
+        with torch.no_grad():
+            outputs.append(l1sparse.load(tmp_path / "file", Network())(example))
+            assert torch.equal(outputs[-1], fast(example))
+    assert abs(sizes[0] - sizes[1]) < 500
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_timed_is_packed_once(example: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose = accelerate_function.__globals__["_choose"]
+    packed_by_call = []
+
+    def watch(candidates: dict[str, object]) -> dict[str, Timing]:
+        sparse = candidates["sparse"].__closure__  # type: ignore[attr-defined]
+        modules = [cell.cell_contents for cell in sparse]
+        packed_by_call.extend(m.weight is None for m in modules if isinstance(m, SparseConv2d))
+        return {"dense": Timing(2.0, 2.0, 2.0), "sparse": Timing(1.0, 1.0, 1.0)}
+
+    monkeypatch.setitem(choose.__globals__, "alternate", watch)
+    l1sparse.accelerate(pruned(), example)
+    assert packed_by_call == [True, True]
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError])
 def test_a_failed_save_leaves_the_old_file_whole_and_nothing_behind(
     saved: tuple[nn.Module, Path],
