@@ -85,7 +85,10 @@ def unpack(packed: Tensor) -> Tensor:
 
 
 def packed_info(packed: Tensor) -> PackedInfo:
-    """What a packed buffer says of itself, after all its checks.
+    """What a packed buffer says of itself, after its checks.
+
+    Sizes, offsets and columns are checked at every call; the checksum when a buffer is first seen,
+    here and in `sparse_conv2d`. `unpack` checks everything each time.
 
     Args:
         packed: a result of `pack`.
