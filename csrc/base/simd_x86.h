@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Float lanes of SSE (4), AVX2 (8) and, where the file is compiled for it, AVX-512 (16). The
-// meaning of each function is written in simd_scalar.h.
+// meaning of each function is written in simd_scalar.h; the four-lane form has only what gathering
+// and accumulating need, since the other steps run on eight.
 #pragma once
 
 #include <immintrin.h>
@@ -16,7 +17,6 @@ using Mask = __mmask8;
 inline Mask first_lanes(int n) { return static_cast<Mask>((1u << n) - 1); }
 inline __m128 load_masked(const float* p, Mask m, __m128) { return _mm_maskz_loadu_ps(m, p); }
 inline __m256 load_masked(const float* p, Mask m, __m256) { return _mm256_maskz_loadu_ps(m, p); }
-inline void store_masked(float* p, Mask m, __m128 r) { _mm_mask_storeu_ps(p, m, r); }
 inline void store_masked(float* p, Mask m, __m256 r) { _mm256_mask_storeu_ps(p, m, r); }
 template <int kFromB>
 __m256 blend(__m256 a, __m256 b) {
@@ -38,7 +38,6 @@ inline __m128 load_masked(const float* p, Mask m, __m128 r) {
 inline __m256 load_masked(const float* p, Mask m, __m256 r) {
   return _mm256_maskload_ps(p, wide(m, r));
 }
-inline void store_masked(float* p, Mask m, __m128 r) { _mm_maskstore_ps(p, wide(m, r), r); }
 inline void store_masked(float* p, Mask m, __m256 r) { _mm256_maskstore_ps(p, wide(m, r), r); }
 template <int kFromB>
 __m256 blend(__m256 a, __m256 b) {
@@ -54,17 +53,12 @@ struct F32x4 {
   using Reg = __m128;
 
   static Reg zero() { return _mm_setzero_ps(); }
-  static Reg broadcast(float x) { return _mm_set1_ps(x); }
   static Reg load(const float* from) { return _mm_loadu_ps(from); }
   static Reg load_partial(const float* from, int n) {
     return load_masked(from, first_lanes(n), zero());
   }
   static void store(float* to, Reg r) { _mm_storeu_ps(to, r); }
-  static void store_partial(float* to, Reg r, int n) { store_masked(to, first_lanes(n), r); }
   static Reg add(Reg a, Reg b) { return _mm_add_ps(a, b); }
-  // The second operand is what comes out when one of the two is NaN.
-  static Reg relu(Reg a) { return _mm_max_ps(zero(), a); }
-  static Reg abs(Reg a) { return _mm_andnot_ps(_mm_set1_ps(-0.0f), a); }
   static Reg fma(Reg a, Reg b, Reg c) { return _mm_fmadd_ps(a, b, c); }
   // a0+a2 a1+a3 | b0+b2 b1+b3
   static Reg fold_halves(Reg a, Reg b) {
@@ -92,6 +86,7 @@ struct F32x8 {
   static void store(float* to, Reg r) { _mm256_storeu_ps(to, r); }
   static void store_partial(float* to, Reg r, int n) { store_masked(to, first_lanes(n), r); }
   static Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
+  // The second operand is what comes out when one of the two is NaN.
   static Reg relu(Reg a) { return _mm256_max_ps(zero(), a); }
   static Reg abs(Reg a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
   static Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
