@@ -86,6 +86,8 @@ class PackedInfo:
     kept_groups: int
     kept_weights: int
     """Weights of the kept groups, without what fills up a shorter last group."""
+    strategy: str
+    """How kernels go through the kept groups, one of `l1sparse.ops.STRATEGIES`."""
 
     @property
     def density(self) -> float:

@@ -20,6 +20,8 @@ from l1sparse.format import GroupShape, PackedInfo
 from l1sparse.group_mask import expand_group_mask, nonzero_groups
 
 ACTIVATIONS = ("none", "relu")
+# The order of csrc/format/strategy.inc.
+STRATEGIES = ("auto", "channels", "pixels")
 
 
 def group_l1_norm(weight: Tensor, group: GroupShape | Sequence[int] | str) -> Tensor:
@@ -44,7 +46,10 @@ def group_l1_norm(weight: Tensor, group: GroupShape | Sequence[int] | str) -> Te
 
 
 def pack(
-    weight: Tensor, mask: Tensor | None = None, group: GroupShape | Sequence[int] | str = (1, 8)
+    weight: Tensor,
+    mask: Tensor | None = None,
+    group: GroupShape | Sequence[int] | str = (1, 8),
+    strategy: str = "auto",
 ) -> Tensor:
     """Pack the weights of the kept groups into one contiguous buffer.
 
@@ -53,6 +58,9 @@ def pack(
         mask: bool, True where kept, of the weight's shape or of the group grid's
             (`GroupShape.grid`). None: groups that are all zero are pruned.
         group: channel-group shape.
+        strategy: one of `STRATEGIES`: how the kernel goes through the kept groups, which decides
+            the order in which they are stored (``docs/kernels.md``). ``"auto"`` takes the one
+            that is expected to be fastest.
 
     Returns:
         ``[bytes]``, uint8: header, offsets and values, see ``csrc/format/packed.h``.
@@ -61,12 +69,12 @@ def pack(
         ValueError: if `group` is no pair of positive whole numbers, or `mask` is None and `weight`
             has another rank.
         RuntimeError: if `weight` or `mask` has a wrong dtype, rank, shape or device, or if `mask`
-            is not constant over a group.
+            is not constant over a group, or if `strategy` is unknown.
     """
     shape = GroupShape.of(group)
     if mask is None:
         mask = nonzero_groups(weight, shape)
-    return cast(Tensor, torch.ops.l1sparse.pack(weight, mask, shape.as_list()))
+    return cast(Tensor, torch.ops.l1sparse.pack(weight, mask, shape.as_list(), strategy))
 
 
 def unpack(packed: Tensor) -> Tensor:
@@ -102,6 +110,7 @@ def packed_info(packed: Tensor) -> PackedInfo:
         group=GroupShape(*numbers[4:6]),
         kept_groups=numbers[6],
         kept_weights=numbers[7],
+        strategy=STRATEGIES[1 + numbers[8]],
     )
 
 
@@ -257,7 +266,7 @@ def _check_one_device(**tensors: Tensor | None) -> None:
 
 
 @torch.library.register_fake("l1sparse::pack")
-def _(weight: Tensor, mask: Tensor, group: list[int]) -> Tensor:
+def _(weight: Tensor, mask: Tensor, group: list[int], strategy: str = "auto") -> Tensor:
     _check_one_device(weight=weight, mask=mask)
     # How many groups are kept is in the data, and with it the size.
     size = torch.library.get_ctx().new_dynamic_size(min=64)

@@ -4,6 +4,8 @@
 
 #include <arm_neon.h>
 
+#include <cstdint>
+
 namespace l1sparse {
 namespace {
 
@@ -19,6 +21,14 @@ struct F32x4 {
   static Reg load_partial(const float* from, int n) {
     float lane[4] = {};
     for (int i = 0; i < n; ++i) lane[i] = from[i];
+    return vld1q_f32(lane);
+  }
+  static Reg load_even(const float* from) { return vld2q_f32(from).val[0]; }
+  using Lanes = std::uint32_t;
+  static Lanes lanes_of_bits(std::uint32_t bits) { return bits; }
+  static Reg load_lanes(const float* from, Lanes lanes) {
+    float lane[4];
+    for (int i = 0; i < 4; ++i) lane[i] = (lanes >> i & 1) != 0 ? from[i] : 0.0f;
     return vld1q_f32(lane);
   }
   static void store(float* to, Reg r) { vst1q_f32(to, r); }

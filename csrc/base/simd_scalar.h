@@ -3,6 +3,8 @@
 // where there is nothing better.
 #pragma once
 
+#include <cstdint>
+
 namespace l1sparse {
 namespace {
 
@@ -22,6 +24,16 @@ struct F32x4 {
   static Reg load_partial(const float* from, int n) {
     Reg r{};
     for (int i = 0; i < n; ++i) r.lane[i] = from[i];
+    return r;
+  }
+  // Every second float: from[0] to from[2 * kLanes - 2]; one more is read.
+  static Reg load_even(const float* from) { return {{from[0], from[2], from[4], from[6]}}; }
+  // Lane i where bit i is set; the others are 0 and their memory is not read.
+  using Lanes = std::uint32_t;
+  static Lanes lanes_of_bits(std::uint32_t bits) { return bits; }
+  static Reg load_lanes(const float* from, Lanes lanes) {
+    Reg r{};
+    for (int i = 0; i < 4; ++i) r.lane[i] = (lanes >> i & 1) != 0 ? from[i] : 0.0f;
     return r;
   }
   static void store(float* to, Reg r) {

@@ -6,6 +6,8 @@
 
 #include <immintrin.h>
 
+#include <cstdint>
+
 namespace l1sparse {
 namespace {
 
@@ -18,6 +20,9 @@ inline Mask first_lanes(int n) { return static_cast<Mask>((1u << n) - 1); }
 inline __m128 load_masked(const float* p, Mask m, __m128) { return _mm_maskz_loadu_ps(m, p); }
 inline __m256 load_masked(const float* p, Mask m, __m256) { return _mm256_maskz_loadu_ps(m, p); }
 inline void store_masked(float* p, Mask m, __m256 r) { _mm256_mask_storeu_ps(p, m, r); }
+using MaskOf8 = __mmask8;
+inline MaskOf8 mask_of_bits(std::uint32_t bits) { return static_cast<MaskOf8>(bits); }
+inline __m256 load_by_mask(const float* p, MaskOf8 m) { return _mm256_maskz_loadu_ps(m, p); }
 template <int kFromB>
 __m256 blend(__m256 a, __m256 b) {
   return _mm256_mask_blend_ps(kFromB, a, b);
@@ -39,6 +44,13 @@ inline __m256 load_masked(const float* p, Mask m, __m256 r) {
   return _mm256_maskload_ps(p, wide(m, r));
 }
 inline void store_masked(float* p, Mask m, __m256 r) { _mm256_maskstore_ps(p, wide(m, r), r); }
+using MaskOf8 = __m256i;
+inline MaskOf8 mask_of_bits(std::uint32_t bits) {
+  const __m256i lane_bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i all = _mm256_set1_epi32(static_cast<int>(bits));
+  return _mm256_cmpeq_epi32(_mm256_and_si256(all, lane_bit), lane_bit);
+}
+inline __m256 load_by_mask(const float* p, MaskOf8 m) { return _mm256_maskload_ps(p, m); }
 template <int kFromB>
 __m256 blend(__m256 a, __m256 b) {
   return _mm256_blend_ps(a, b, kFromB);
@@ -83,12 +95,20 @@ struct F32x8 {
   static Reg load_partial(const float* from, int n) {
     return load_masked(from, first_lanes(n), zero());
   }
+  // from[0], from[2], ... from[14]; from[15] is read as well.
+  static Reg load_even(const float* from) {
+    const Reg even = _mm256_shuffle_ps(load(from), load(from + 8), 0x88);
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(even), 0xD8));
+  }
   static void store(float* to, Reg r) { _mm256_storeu_ps(to, r); }
   static void store_partial(float* to, Reg r, int n) { store_masked(to, first_lanes(n), r); }
   static Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
   // The second operand is what comes out when one of the two is NaN.
   static Reg relu(Reg a) { return _mm256_max_ps(zero(), a); }
   static Reg abs(Reg a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+  using Lanes = MaskOf8;
+  static Lanes lanes_of_bits(std::uint32_t bits) { return mask_of_bits(bits); }
+  static Reg load_lanes(const float* from, Lanes lanes) { return load_by_mask(from, lanes); }
   static Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
   // Each step adds the halves of two registers into one; a blend, which every vector port can do,
   // stands in for one of the two shuffles.
@@ -132,9 +152,16 @@ struct F32x16 {
   using Reg = __m512;
 
   static Reg zero() { return _mm512_setzero_ps(); }
+  static Reg broadcast(float x) { return _mm512_set1_ps(x); }
+  static void store(float* to, Reg r) { _mm512_storeu_ps(to, r); }
   static Reg load(const float* from) { return _mm512_loadu_ps(from); }
   static Reg load_partial(const float* from, int n) {
     return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), from);
+  }
+  using Lanes = __mmask16;
+  static Lanes lanes_of_bits(std::uint32_t bits) { return static_cast<Lanes>(bits); }
+  static Reg load_lanes(const float* from, Lanes lanes) {
+    return _mm512_maskz_loadu_ps(lanes, from);
   }
   static Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
   static __m256 sum_lanes(const Reg* r) {

@@ -31,6 +31,8 @@ const char* format_of(Code code) {
       return "packed: format version %lld cannot be read, expected version %lld";
     case Code::packed_dtype:
       return "packed: value type %lld is unknown, expected %lld (float32)";
+    case Code::packed_strategy:
+      return "packed: strategy %lld is unknown, expected 0 to %lld";
     case Code::packed_field:
       return "packed: a header field holds %lld, expected 1 to %lld";
     case Code::packed_size:
@@ -39,7 +41,7 @@ const char* format_of(Code code) {
       return "packed: the checksum does not match the content, the buffer was damaged";
     case Code::packed_row_offset:
       return "packed: a row offset of %lld is out of order, expected at most %lld";
-    case Code::packed_column:
+    case Code::packed_entry:
       return "packed: a group position of %lld is out of range, expected at most %lld and in "
              "ascending order";
     case Code::channels_mismatch:

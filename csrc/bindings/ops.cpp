@@ -18,6 +18,7 @@
 
 #include "base/isa.h"
 #include "format/packed.h"
+#include "kernels/conv2d/choose.h"
 #include "kernels/conv2d/conv2d.h"
 #include "kernels/group_l1/group_l1.h"
 
@@ -169,17 +170,32 @@ std::vector<uint8_t> grid_mask_of(const Tensor& mask, const l1sparse::WeightShap
   return grid_mask;
 }
 
-Tensor pack(const Tensor& weight, const Tensor& mask, std::vector<int64_t> group) {
+// The strategy called `name`; "auto" picks one by the shape and the groups that are kept.
+l1sparse::Strategy strategy_of(const std::string& name, const l1sparse::WeightShape& shape,
+                               const std::vector<uint8_t>& grid_mask) {
+  if (name == "auto") return l1sparse::choose_strategy(shape, grid_mask.data());
+  std::string names = "'auto'";
+  for (int i = 0; i < l1sparse::kStrategyCount; ++i) {
+    const auto strategy = static_cast<l1sparse::Strategy>(i);
+    if (name == l1sparse::strategy_name(strategy)) return strategy;
+    names += std::string(", '") + l1sparse::strategy_name(strategy) + "'";
+  }
+  fail("strategy: got '" + name + "', expected one of " + names);
+}
+
+Tensor pack(const Tensor& weight, const Tensor& mask, std::vector<int64_t> group,
+            std::string strategy) {
   const l1sparse::WeightShape shape = weight_shape(weight, group);
   l1sparse::GroupGrid grid;
   check(l1sparse::check_shape(shape, &grid));
   const std::vector<uint8_t> grid_mask = grid_mask_of(mask, shape, grid);
   const Tensor dense = torch::stable::contiguous(weight);
+  const l1sparse::Strategy chosen = strategy_of(strategy, shape, grid_mask);
   int64_t bytes = 0;
-  check(l1sparse::packed_bytes(shape, grid_mask.data(), &bytes));
+  check(l1sparse::packed_bytes(shape, grid_mask.data(), chosen, &bytes));
   Tensor packed = bytes_tensor(bytes);
   check(l1sparse::pack(shape, static_cast<const float*>(dense.const_data_ptr()), grid_mask.data(),
-                       packed.mutable_data_ptr(), bytes));
+                       chosen, packed.mutable_data_ptr(), bytes));
   return packed;
 }
 
@@ -207,9 +223,15 @@ l1sparse::PackedView open_as(const Tensor& packed, const std::vector<int64_t>& w
 std::vector<int64_t> packed_info(const Tensor& packed) {
   const l1sparse::PackedView view = open(packed);
   const l1sparse::WeightShape& shape = view.shape;
-  return {shape.out_channels, shape.in_channels,           shape.kernel_h,
-          shape.kernel_w,     shape.group_filters,         shape.group_channels,
-          view.kept_groups,   l1sparse::kept_weights(view)};
+  return {shape.out_channels,
+          shape.in_channels,
+          shape.kernel_h,
+          shape.kernel_w,
+          shape.group_filters,
+          shape.group_channels,
+          view.kept_groups,
+          l1sparse::kept_weights(view),
+          static_cast<int64_t>(view.strategy)};
 }
 
 Tensor unpack(const Tensor& packed, std::vector<int64_t> weight_shape) {
@@ -321,7 +343,7 @@ std::string last_isa() { return last_conv2d_isa.load(std::memory_order_relaxed);
 
 STABLE_TORCH_LIBRARY(l1sparse, m) {
   m.def("group_l1_norm(Tensor weight, int[] group) -> Tensor");
-  m.def("pack(Tensor weight, Tensor mask, int[] group) -> Tensor");
+  m.def("pack(Tensor weight, Tensor mask, int[] group, str strategy='auto') -> Tensor");
   m.def("packed_info(Tensor packed) -> int[]");
   m.def("unpack(Tensor packed, int[] weight_shape) -> Tensor");
   m.def(

@@ -19,30 +19,65 @@ constexpr std::int64_t kBlockBytes = 16 * 1024;
 constexpr std::int64_t kTileRows = 4;
 constexpr std::int64_t kTileCols = 7;
 
+// Filters of a filter block: their sums for a tile of 48 outputs take 24 KiB.
+constexpr std::int64_t kBlockFilters = 128;
+
 constexpr std::int64_t kFloatBytes = sizeof(float);
 constexpr std::int64_t kAlignment = kPackedAlignment;
 
 std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
-std::int64_t block_groups_for(const WeightShape& shape, const GroupGrid& grid) {
+std::int64_t even_blocks(std::int64_t groups, std::int64_t fitting) {
+  return ceil_div(groups, ceil_div(groups, fitting < 1 ? 1 : fitting));
+}
+
+std::int64_t block_groups_for(const WeightShape& shape, const GroupGrid& grid, Strategy strategy) {
+  if (strategy == Strategy::pixels) {
+    return even_blocks(grid.filter_groups, kBlockFilters / grid.filters);
+  }
   const std::int64_t pixels =
       checked_mul(kTileRows + shape.kernel_h - 1, kTileCols + shape.kernel_w - 1);
   const std::int64_t group_bytes = checked_mul(pixels, checked_mul(grid.channels, kFloatBytes));
-  const std::int64_t fitting = kBlockBytes / group_bytes;
-  const std::int64_t blocks = ceil_div(grid.channel_groups, fitting < 1 ? 1 : fitting);
-  return ceil_div(grid.channel_groups, blocks);  // blocks of even size
+  return even_blocks(grid.channel_groups, kBlockBytes / group_bytes);
 }
 
-struct Layout {
-  std::int64_t rows, columns_at, values_at, total;
+// What rows and entries are under a strategy.
+struct Rows {
+  bool by_column;
+  std::int64_t in_block;       // rows of a block
+  std::int64_t block_entries;  // entries that a row of a full block can have
+  std::int64_t entries;        // that rows of all blocks together can have
+  std::int64_t blocks;
+
+  Rows(const GroupGrid& grid, Strategy strategy, std::int64_t block_groups)
+      : by_column(strategy == Strategy::pixels),
+        in_block(by_column ? grid.columns() : grid.filter_groups),
+        block_entries(checked_mul(block_groups, by_column ? 1 : grid.taps)),
+        entries(by_column ? grid.filter_groups : grid.columns()),
+        blocks(ceil_div(entries, block_entries)) {}
+
+  std::int64_t count() const { return checked_mul(in_block, blocks); }
+  std::int64_t first_entry(std::int64_t block) const { return block * block_entries; }
+  std::int64_t end_entry(std::int64_t block) const {
+    return smaller(checked_mul(block + 1, block_entries), entries);
+  }
+  std::int64_t filter_group(std::int64_t row, std::int64_t entry) const {
+    return by_column ? entry : row % in_block;
+  }
+  std::int64_t column(std::int64_t row, std::int64_t entry) const {
+    return by_column ? row % in_block : entry;
+  }
 };
 
-Layout layout_of(const GroupGrid& grid, std::int64_t block_groups, std::int64_t kept) {
+struct Layout {
+  std::int64_t entries_at, values_at, total;
+};
+
+Layout layout_of(const GroupGrid& grid, const Rows& rows, std::int64_t kept) {
   Layout layout;
-  layout.rows = checked_mul(grid.filter_groups, ceil_div(grid.channel_groups, block_groups));
-  layout.columns_at =
-      checked_add(sizeof(PackedHeader), checked_mul(checked_add(layout.rows, 1), 4));
-  layout.values_at = round_up(checked_add(layout.columns_at, checked_mul(kept, 4)), kAlignment);
+  layout.entries_at =
+      checked_add(sizeof(PackedHeader), checked_mul(checked_add(rows.count(), 1), 4));
+  layout.values_at = round_up(checked_add(layout.entries_at, checked_mul(kept, 4)), kAlignment);
   const std::int64_t group_bytes =
       checked_mul(checked_mul(grid.filters, grid.channels), kFloatBytes);
   layout.total = checked_add(layout.values_at, checked_mul(kept, group_bytes));
@@ -91,6 +126,15 @@ Status check_extent(std::int64_t value, Code code) {
 
 }  // namespace
 
+const char* strategy_name(Strategy strategy) {
+  static constexpr const char* kNames[] = {
+#define L1SPARSE_STRATEGY(name) #name,
+#include "format/strategy.inc"
+#undef L1SPARSE_STRATEGY
+  };
+  return kNames[static_cast<int>(strategy)];
+}
+
 Status check_shape(const WeightShape& shape, GroupGrid* grid) {
   for (const std::int64_t side : {shape.group_filters, shape.group_channels}) {
     if (Status status = check_extent(side, Code::bad_group); !status.ok()) return status;
@@ -135,22 +179,25 @@ Status mask_to_grid(const WeightShape& shape, const std::uint8_t* mask, std::uin
   return {};
 }
 
-Status packed_bytes(const WeightShape& shape, const std::uint8_t* grid_mask, std::int64_t* bytes) {
+Status packed_bytes(const WeightShape& shape, const std::uint8_t* grid_mask, Strategy strategy,
+                    std::int64_t* bytes) {
   GroupGrid grid;
   if (Status status = check_shape(shape, &grid); !status.ok()) return status;
-  const Layout layout = layout_of(grid, block_groups_for(shape, grid), count_kept(grid, grid_mask));
+  const Rows rows(grid, strategy, block_groups_for(shape, grid, strategy));
+  const Layout layout = layout_of(grid, rows, count_kept(grid, grid_mask));
   if (layout.total == kTooLarge) return {Code::too_large, kTooLarge, 0};
   *bytes = layout.total;
   return {};
 }
 
 Status pack(const WeightShape& shape, const float* weight, const std::uint8_t* grid_mask,
-            void* buffer, std::int64_t bytes) {
+            Strategy strategy, void* buffer, std::int64_t bytes) {
   GroupGrid grid;
   if (Status status = check_shape(shape, &grid); !status.ok()) return status;
   const std::int64_t kept = count_kept(grid, grid_mask);
-  const std::int64_t block_groups = block_groups_for(shape, grid);
-  const Layout layout = layout_of(grid, block_groups, kept);
+  const std::int64_t block_groups = block_groups_for(shape, grid, strategy);
+  const Rows rows(grid, strategy, block_groups);
+  const Layout layout = layout_of(grid, rows, kept);
   if (layout.total != bytes) return {Code::packed_size, bytes, layout.total};
 
   auto* data = static_cast<std::uint8_t*>(buffer);
@@ -159,6 +206,7 @@ Status pack(const WeightShape& shape, const float* weight, const std::uint8_t* g
   std::memcpy(header.magic, kMagic, sizeof(kMagic));
   header.version = kPackedVersion;
   header.dtype = kFloat32;
+  header.strategy = strategy;
   header.group_filters = static_cast<std::uint32_t>(shape.group_filters);
   header.group_channels = static_cast<std::uint32_t>(shape.group_channels);
   header.out_channels = static_cast<std::uint32_t>(shape.out_channels);
@@ -170,26 +218,25 @@ Status pack(const WeightShape& shape, const float* weight, const std::uint8_t* g
   header.total_bytes = static_cast<std::uint64_t>(bytes);
 
   auto* row_offsets = reinterpret_cast<std::uint32_t*>(data + sizeof(PackedHeader));
-  auto* columns = reinterpret_cast<std::uint32_t*>(data + layout.columns_at);
+  auto* entries = reinterpret_cast<std::uint32_t*>(data + layout.entries_at);
   auto* values = reinterpret_cast<float*>(data + layout.values_at);
   const std::int64_t group_size = grid.filters * grid.channels;
   std::uint32_t written = 0;
-  std::int64_t row = 0;
-  for (std::int64_t first = 0; first < grid.channel_groups; first += block_groups) {
-    const std::int64_t end = smaller(first + block_groups, grid.channel_groups);
-    for (std::int64_t i = 0; i < grid.filter_groups; ++i) {
-      row_offsets[row++] = written;
-      for (std::int64_t column = first * grid.taps; column < end * grid.taps; ++column) {
-        if (grid_mask[i * grid.columns() + column] == 0) continue;
-        float* group_values = values + written * group_size;
-        for_each_weight(
-            shape, grid, i, column / grid.taps, column % grid.taps,
-            [&](std::int64_t dense, std::int64_t packed) { group_values[packed] = weight[dense]; });
-        columns[written++] = static_cast<std::uint32_t>(column);
-      }
+  for (std::int64_t row = 0; row < rows.count(); ++row) {
+    row_offsets[row] = written;
+    const std::int64_t block = row / rows.in_block;
+    for (std::int64_t entry = rows.first_entry(block); entry < rows.end_entry(block); ++entry) {
+      const std::int64_t filter_group = rows.filter_group(row, entry);
+      const std::int64_t column = rows.column(row, entry);
+      if (grid_mask[filter_group * grid.columns() + column] == 0) continue;
+      float* group_values = values + written * group_size;
+      for_each_weight(
+          shape, grid, filter_group, column / grid.taps, column % grid.taps,
+          [&](std::int64_t dense, std::int64_t packed) { group_values[packed] = weight[dense]; });
+      entries[written++] = static_cast<std::uint32_t>(entry);
     }
   }
-  row_offsets[row] = written;
+  row_offsets[rows.count()] = written;
   std::memcpy(data, &header, sizeof(header));
   header.checksum = packed_checksum(data, bytes);
   std::memcpy(data, &header, sizeof(header));
@@ -211,6 +258,9 @@ Status open_packed(const void* buffer, std::int64_t bytes, PackedView* view) {
     return {Code::packed_version, header.version, kPackedVersion};
   }
   if (header.dtype != kFloat32) return {Code::packed_dtype, header.dtype, kFloat32};
+  if (static_cast<int>(header.strategy) >= kStrategyCount) {
+    return {Code::packed_strategy, static_cast<int>(header.strategy), kStrategyCount - 1};
+  }
   for (const std::uint32_t field :
        {header.group_filters, header.group_channels, header.out_channels, header.in_channels,
         header.kernel_h, header.kernel_w, header.block_groups}) {
@@ -223,42 +273,51 @@ Status open_packed(const void* buffer, std::int64_t bytes, PackedView* view) {
   if (header.kept_groups > grid.groups()) {
     return {Code::packed_field, header.kept_groups, grid.groups()};
   }
-  const Layout layout = layout_of(grid, header.block_groups, header.kept_groups);
+  const Rows rows(grid, header.strategy, header.block_groups);
+  const Layout layout = layout_of(grid, rows, header.kept_groups);
   if (layout.total != bytes || header.total_bytes != static_cast<std::uint64_t>(bytes)) {
     return {Code::packed_size, bytes, layout.total};
   }
 
   const auto* data = static_cast<const std::uint8_t*>(buffer);
   const auto* row_offsets = reinterpret_cast<const std::uint32_t*>(data + sizeof(PackedHeader));
-  const auto* columns = reinterpret_cast<const std::uint32_t*>(data + layout.columns_at);
+  const auto* entries = reinterpret_cast<const std::uint32_t*>(data + layout.entries_at);
+  const std::int64_t row_count = rows.count();
   if (row_offsets[0] != 0) return {Code::packed_row_offset, row_offsets[0], 0};
-  for (std::int64_t row = 0; row < layout.rows; ++row) {
+  for (std::int64_t row = 0; row < row_count; ++row) {
     if (row_offsets[row] > row_offsets[row + 1]) {
       return {Code::packed_row_offset, row_offsets[row], row_offsets[row + 1]};
     }
   }
-  if (row_offsets[layout.rows] != header.kept_groups) {
-    return {Code::packed_row_offset, row_offsets[layout.rows], header.kept_groups};
+  if (row_offsets[row_count] != header.kept_groups) {
+    return {Code::packed_row_offset, row_offsets[row_count], header.kept_groups};
   }
-  // The sign bit of `outside` collects every column above `last`; no branch, so that compilers
-  // turn it into vector instructions.
-  const auto last = static_cast<std::uint32_t>(grid.columns() - 1);
-  std::uint32_t outside = 0;
-  for (std::uint32_t i = 0; i < header.kept_groups; ++i)
-    outside |= (last - columns[i]) | columns[i];
-  if (outside >> 31 != 0) {
-    std::uint32_t i = 0;
-    while (columns[i] <= last) ++i;
-    return {Code::packed_column, columns[i], last};
+  for (std::int64_t block = 0; block < rows.blocks; ++block) {
+    const auto first = static_cast<std::uint32_t>(rows.first_entry(block));
+    const auto last = static_cast<std::uint32_t>(rows.end_entry(block) - 1);
+    const std::uint32_t begin = row_offsets[block * rows.in_block];
+    const std::uint32_t end = row_offsets[(block + 1) * rows.in_block];
+    // The sign bit of `outside` collects every entry outside of first to last, which are below
+    // 2^31; no branch, so that compilers turn it into vector instructions.
+    std::uint32_t outside = 0;
+    for (std::uint32_t i = begin; i < end; ++i)
+      outside |= (last - entries[i]) | (entries[i] - first);
+    if (outside >> 31 != 0) {
+      std::uint32_t i = begin;
+      while (entries[i] >= first && entries[i] <= last) ++i;
+      return {Code::packed_entry, entries[i], last};
+    }
   }
 
   view->shape = shape;
   view->grid = grid;
-  view->blocks = layout.rows / grid.filter_groups;
+  view->strategy = header.strategy;
+  view->blocks = rows.blocks;
   view->block_groups = header.block_groups;
+  view->block_rows = rows.in_block;
   view->kept_groups = header.kept_groups;
   view->row_offsets = row_offsets;
-  view->columns = columns;
+  view->entries = entries;
   view->values = reinterpret_cast<const float*>(data + layout.values_at);
   view->checksum = header.checksum;
   return {};
@@ -266,16 +325,12 @@ Status open_packed(const void* buffer, std::int64_t bytes, PackedView* view) {
 
 Status verify_packed(const void* buffer, std::int64_t bytes, const PackedView& view) {
   if (view.checksum != packed_checksum(buffer, bytes)) return {Code::packed_checksum};
-  const std::int64_t block_columns = view.block_groups * view.grid.taps;
-  for (std::int64_t row = 0; row < view.blocks * view.grid.filter_groups; ++row) {
-    const std::int64_t first = row / view.grid.filter_groups * block_columns;
-    const std::int64_t last = smaller(first + block_columns, view.grid.columns()) - 1;
-    std::int64_t above = first - 1;
-    for (std::uint32_t i = view.row_offsets[row]; i < view.row_offsets[row + 1]; ++i) {
-      if (view.columns[i] <= above || view.columns[i] > last) {
-        return {Code::packed_column, view.columns[i], last};
+  const Rows rows(view.grid, view.strategy, view.block_groups);
+  for (std::int64_t row = 0; row < rows.count(); ++row) {
+    for (std::uint32_t i = view.row_offsets[row] + 1; i < view.row_offsets[row + 1]; ++i) {
+      if (view.entries[i] <= view.entries[i - 1]) {
+        return {Code::packed_entry, view.entries[i], rows.end_entry(row / rows.in_block) - 1};
       }
-      above = view.columns[i];
     }
   }
   return {};
@@ -283,10 +338,12 @@ Status verify_packed(const void* buffer, std::int64_t bytes, const PackedView& v
 
 std::int64_t kept_weights(const PackedView& view) {
   std::int64_t kept = 0;
-  for (std::int64_t row = 0; row < view.blocks * view.grid.filter_groups; ++row) {
+  const Rows rows(view.grid, view.strategy, view.block_groups);
+  for (std::int64_t row = 0; row < rows.count(); ++row) {
     for (std::uint32_t i = view.row_offsets[row]; i < view.row_offsets[row + 1]; ++i) {
-      const GroupExtent extent =
-          extent_of(view.shape, row % view.grid.filter_groups, view.columns[i] / view.grid.taps);
+      const std::int64_t entry = view.entries[i];
+      const GroupExtent extent = extent_of(view.shape, rows.filter_group(row, entry),
+                                           rows.column(row, entry) / view.grid.taps);
       kept += extent.filters * extent.channels;
     }
   }
@@ -298,13 +355,15 @@ void unpack(const PackedView& view, float* weight) {
   const std::int64_t group_size = view.grid.filters * view.grid.channels;
   const std::int64_t weights = view.shape.out_channels * view.shape.in_channels * taps;
   std::memset(weight, 0, static_cast<std::size_t>(weights) * sizeof(float));
-  for (std::int64_t row = 0; row < view.blocks * view.grid.filter_groups; ++row) {
+  const Rows rows(view.grid, view.strategy, view.block_groups);
+  for (std::int64_t row = 0; row < rows.count(); ++row) {
     for (std::uint32_t i = view.row_offsets[row]; i < view.row_offsets[row + 1]; ++i) {
       const float* group_values = view.values + i * group_size;
-      const std::int64_t column = view.columns[i];
-      for_each_weight(
-          view.shape, view.grid, row % view.grid.filter_groups, column / taps, column % taps,
-          [&](std::int64_t dense, std::int64_t packed) { weight[dense] = group_values[packed]; });
+      const std::int64_t column = rows.column(row, view.entries[i]);
+      for_each_weight(view.shape, view.grid, rows.filter_group(row, view.entries[i]), column / taps,
+                      column % taps, [&](std::int64_t dense, std::int64_t packed) {
+                        weight[dense] = group_values[packed];
+                      });
     }
   }
 }

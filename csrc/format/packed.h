@@ -4,15 +4,21 @@
 //
 //   header         64 bytes, PackedHeader
 //   row_offsets    uint32[rows + 1]; row r holds the groups row_offsets[r] .. row_offsets[r + 1]
-//   columns        uint32[kept_groups], ascending inside a row
+//   entries        uint32[kept_groups], ascending inside a row
 //   (zero bytes up to the next multiple of 64)
 //   values         float[kept_groups][filters][channels] of a group, GroupGrid says how many
 //
-// A column names a group's place in its filter: (channel_group * kernel_h + y) * kernel_w + x. A
-// row is one filter group in one channel block: `block_groups` consecutive channel groups, few
-// enough for their activations to stay in the nearest cache while all filters use them. Rows are
-// ordered block first, then filter group, so a kernel reads the buffer front to back. A last group
-// that is cut short by the end of the filters or channels is filled up with zeros.
+// A kept group has two coordinates: its filter group, and its column, which is its place in the
+// filter: (channel_group * kernel_h + y) * kernel_w + x. The row gives one of them and the entry
+// the other. Which one depends on the strategy, so that the kernel reads the buffer front to back:
+//
+//   strategy   a row is a           an entry is a   a block is `block_groups` consecutive
+//   channels   filter group         column          channel groups
+//   pixels     column               filter group    filter groups
+//
+// Rows are ordered block first. A block is small enough for what its rows share (activations of
+// the channel groups; sums of the filter groups) to stay in the nearest cache. A last group that
+// is cut short by the end of the filters or channels is filled up with zeros.
 //
 // All numbers are little-endian, on every processor.
 #pragma once
@@ -25,13 +31,29 @@
 namespace l1sparse {
 
 constexpr std::uint32_t kPackedVersion = 1;
-constexpr std::uint32_t kFloat32 = 1;
+constexpr std::uint16_t kFloat32 = 1;
 constexpr std::size_t kPackedAlignment = 64;
+
+// How a kernel goes through the kept groups; kernels/conv2d has one file for each.
+enum class Strategy : std::uint16_t {
+#define L1SPARSE_STRATEGY(name) name,
+#include "format/strategy.inc"
+#undef L1SPARSE_STRATEGY
+};
+
+constexpr int kStrategyCount = 0
+#define L1SPARSE_STRATEGY(name) +1
+#include "format/strategy.inc"
+#undef L1SPARSE_STRATEGY
+    ;
+
+const char* strategy_name(Strategy strategy);
 
 struct PackedHeader {
   char magic[8];  // "L1SPARSE"
   std::uint32_t version;
-  std::uint32_t dtype;
+  std::uint16_t dtype;
+  Strategy strategy;
   std::uint32_t group_filters;
   std::uint32_t group_channels;
   std::uint32_t out_channels;
@@ -64,11 +86,13 @@ struct GroupGrid {
 struct PackedView {
   WeightShape shape;
   GroupGrid grid;
-  std::int64_t blocks;        // channel blocks
-  std::int64_t block_groups;  // channel groups of a block
+  Strategy strategy;
+  std::int64_t blocks;
+  std::int64_t block_groups;  // channel or filter groups of a block
+  std::int64_t block_rows;
   std::int64_t kept_groups;
   const std::uint32_t* row_offsets;
-  const std::uint32_t* columns;
+  const std::uint32_t* entries;
   const float* values;
   std::uint64_t checksum;  // as stored; see verify_packed
 };
@@ -80,19 +104,20 @@ Status check_shape(const WeightShape& shape, GroupGrid* grid);
 Status mask_to_grid(const WeightShape& shape, const std::uint8_t* mask, std::uint8_t* grid_mask);
 
 // Bytes of the packed form of a weight whose groups `grid_mask` keeps (one byte a group).
-Status packed_bytes(const WeightShape& shape, const std::uint8_t* grid_mask, std::int64_t* bytes);
+Status packed_bytes(const WeightShape& shape, const std::uint8_t* grid_mask, Strategy strategy,
+                    std::int64_t* bytes);
 
 // Writes the packed form into `buffer`, which has exactly packed_bytes() bytes and starts at a
 // multiple of kPackedAlignment.
 Status pack(const WeightShape& shape, const float* weight, const std::uint8_t* grid_mask,
-            void* buffer, std::int64_t bytes);
+            Strategy strategy, void* buffer, std::int64_t bytes);
 
 // Checks everything that memory safety rests on, whatever the bytes hold: every size, count,
-// offset and column. Cheap enough for every call; `view` is set on success.
+// offset and entry. Cheap enough for every call; `view` is set on success.
 Status open_packed(const void* buffer, std::int64_t bytes, PackedView* view);
 
 // Checks what open_packed leaves out because it costs a pass over the values or says nothing about
-// safety: the checksum and the order of the columns. Once for a buffer is enough.
+// safety: the checksum and the order of the entries. Once for a buffer is enough.
 Status verify_packed(const void* buffer, std::int64_t bytes, const PackedView& view);
 
 // The checksum that a buffer of at least the header's size should store.

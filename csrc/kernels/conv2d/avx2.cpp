@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 #define L1SPARSE_KERNEL_ISA "avx2"
 #include "base/simd_x86.h"
-#include "kernels/conv2d/generic.h"
+#include "kernels/conv2d/channels_generic.h"
+#include "kernels/conv2d/pixels_generic.h"
 
 namespace l1sparse {
 namespace {
@@ -9,7 +10,13 @@ namespace {
 #define L1SPARSE_TILES(V) \
   L1SPARSE_TILE(V, V, 2, 7), L1SPARSE_TILE(V, V, 3, 4), L1SPARSE_TILE(V, V, 1, 14)
 constexpr TileKernel kTiles[] = {L1SPARSE_TILES(F32x4), L1SPARSE_TILES(F32x8)};
+constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x8, 3, 4, 300),
+                                     L1SPARSE_PIXEL_TILE(F32x8, 2, 4, 250),
+                                     L1SPARSE_PIXEL_TILE(F32x8, 1, 8, 160)};
 }  // namespace
 
-const Conv2dKernels conv2d_avx2 = {kTiles, sizeof(kTiles) / sizeof(kTiles[0]), &finish<F32x8>};
+const Conv2dKernels conv2d_avx2 = {kTiles,        sizeof(kTiles) / sizeof(kTiles[0]),
+                                   kPixelTiles,   sizeof(kPixelTiles) / sizeof(kPixelTiles[0]),
+                                   true,          &gather_planes<F32x8>,
+                                   &finish<F32x8>};
 }  // namespace l1sparse

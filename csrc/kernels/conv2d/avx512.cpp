@@ -3,7 +3,8 @@
 // GCC 12's own AVX-512 intrinsics read an uninitialised dummy (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include "base/simd_x86.h"
-#include "kernels/conv2d/generic.h"
+#include "kernels/conv2d/channels_generic.h"
+#include "kernels/conv2d/pixels_generic.h"
 
 namespace l1sparse {
 namespace {
@@ -13,7 +14,14 @@ namespace {
       L1SPARSE_TILE(V, kGatherV, 3, 8), L1SPARSE_TILE(V, kGatherV, 1, 28)
 constexpr TileKernel kTiles[] = {L1SPARSE_TILES(F32x4, F32x4), L1SPARSE_TILES(F32x8, F32x8),
                                  L1SPARSE_TILES(F32x16, F32x8)};
+constexpr PixelTile kPixelTiles[] = {
+    L1SPARSE_PIXEL_TILE(F32x16, 3, 8, 600), L1SPARSE_PIXEL_TILE(F32x16, 2, 8, 412),
+    L1SPARSE_PIXEL_TILE(F32x16, 1, 8, 225), L1SPARSE_PIXEL_TILE(F32x8, 3, 8, 350),
+    L1SPARSE_PIXEL_TILE(F32x8, 1, 8, 160)};
 }  // namespace
 
-const Conv2dKernels conv2d_avx512 = {kTiles, sizeof(kTiles) / sizeof(kTiles[0]), &finish<F32x8>};
+const Conv2dKernels conv2d_avx512 = {kTiles,        sizeof(kTiles) / sizeof(kTiles[0]),
+                                     kPixelTiles,   sizeof(kPixelTiles) / sizeof(kPixelTiles[0]),
+                                     true,          &gather_planes<F32x8>,
+                                     &finish<F32x8>};
 }  // namespace l1sparse

@@ -1,143 +1,16 @@
 // SPDX-License-Identifier: MIT
-// The order of the work, for every instruction set.
-//
-// The output is cut into register tiles; a rectangle of tiles is a *band*, small enough for its
-// input to stay in the second-level cache. For each band the input is gathered into planes once;
-// then, tile by tile, each channel block is accumulated for all filters while the tile's
-// activations stay in the first-level cache, and the sums are finished into the output. Bands, and
-// ranges of filters where bands are few, are what threads share out.
+// Checks, and the way to the strategy that the weight was packed for.
 #include "kernels/conv2d/conv2d.h"
 
 #include <initializer_list>
 
-#include "base/checked.h"
-#include "kernels/conv2d/kernel.h"
+#include "kernels/conv2d/plan.h"
 
 namespace l1sparse {
 namespace {
 
-constexpr std::int64_t kFloatBytes = sizeof(float);
-constexpr std::int64_t kAlignment = 64;
-// Panel bytes of a band: half of a common 1 MiB second-level cache; weights stream past it.
-constexpr std::int64_t kBandBytes = 512 * 1024;
-// Splitting filters gathers the input again for each part, so a part should be worth it.
-constexpr std::int64_t kMinFilters = 16;
 // Strides and the like stay below this, so that coordinates fit 64 bits.
 constexpr std::int64_t kMaxParameter = 0x3fffffff;
-// Cost of starting and reducing one tile, in outputs.
-constexpr std::int64_t kTileOverhead = 3;
-
-std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-std::int64_t larger(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
-
-const Conv2dKernels& kernels_for(Isa isa) {
-  switch (isa) {
-#define L1SPARSE_ISA(name) \
-  case Isa::name:          \
-    return conv2d_##name;
-#include "base/isa.inc"
-#undef L1SPARSE_ISA
-  }
-  return conv2d_scalar;
-}
-
-// Maps the input coordinates that `outputs` neighbouring outputs read to panel coordinates. Writes
-// at most `kernel` runs, and each tap's panel coordinate for the first output.
-PanelAxis plan_axis(std::int64_t outputs, std::int64_t stride, std::int64_t kernel,
-                    std::int64_t dilation, AxisRun* runs, std::int64_t* tap_start) {
-  // In units of one phase: tap k of output t reads element t + k * dilation / stride.
-  std::int64_t run_count = 0;
-  for (std::int64_t k = 0; k < kernel; ++k) {
-    const std::int64_t phase = k * dilation % stride, step = k * dilation / stride;
-    AxisRun* run = nullptr;
-    for (std::int64_t i = run_count - 1; i >= 0 && run == nullptr; --i) {
-      const std::int64_t first = runs[i].source / stride;
-      if (runs[i].source % stride == phase && step - first <= runs[i].count) run = runs + i;
-    }
-    if (run == nullptr) {
-      run = runs + run_count++;
-      *run = {0, 0, phase + step * stride, stride};
-    }
-    run->count = larger(run->count, step - run->source / stride + outputs);
-  }
-  std::int64_t extent = 0;
-  for (std::int64_t i = 0; i < run_count; ++i) {
-    runs[i].start = extent;
-    extent += runs[i].count;
-  }
-  for (std::int64_t k = 0; k < kernel; ++k) {
-    const std::int64_t phase = k * dilation % stride, step = k * dilation / stride;
-    for (std::int64_t i = 0; i < run_count; ++i) {
-      const std::int64_t at = step - runs[i].source / stride;
-      if (runs[i].source % stride == phase && at >= 0 && at + outputs <= runs[i].count) {
-        tap_start[k] = runs[i].start + at;
-      }
-    }
-  }
-  return {runs, run_count, extent};
-}
-
-struct Plan {
-  const TileKernel* tile;
-  std::int64_t chunks;            // planes of a channel group
-  std::int64_t tiles_y, tiles_x;  // of the whole output
-  std::int64_t band_y, band_x;    // tiles of a band
-  std::int64_t bands_y, bands_x;
-  std::int64_t filters;       // of a convolution group
-  std::int64_t filter_parts;  // how many ranges they are split into
-  std::int64_t part_filters;
-  std::int64_t items, slots;  // pieces of work; workspaces, each used by one thread at a time
-  // Workspace layout, in bytes.
-  std::int64_t row_runs_at, col_runs_at, row_taps_at, col_taps_at, column_offsets_at;
-  std::int64_t slots_at, slot_bytes, panel_bytes, total_bytes;
-};
-
-// Fewest vector operations for a group's channels, then least padding, then fewest outputs
-// computed in vain.
-const TileKernel* choose_tile(const Conv2dKernels& kernels, std::int64_t group_channels,
-                              std::int64_t out_h, std::int64_t out_w) {
-  const TileKernel* best = nullptr;
-  std::int64_t best_chunks = 0, best_cost = 0;
-  for (int i = 0; i < kernels.tile_count; ++i) {
-    const TileKernel& tile = kernels.tiles[i];
-    const std::int64_t chunks = ceil_div(group_channels, tile.lanes);
-    const std::int64_t cost = ceil_div(out_h, tile.rows) * ceil_div(out_w, tile.cols) *
-                              (tile.rows * tile.cols + kTileOverhead);
-    const bool better =
-        best == nullptr || chunks < best_chunks ||
-        (chunks == best_chunks &&
-         (tile.lanes < best->lanes || (tile.lanes == best->lanes && cost < best_cost)));
-    if (better) {
-      best = &tile;
-      best_chunks = chunks;
-      best_cost = cost;
-    }
-  }
-  return best;
-}
-
-// Panel coordinates of one axis for a band of `outputs`: no more than the input's own span, nor
-// than every tap by itself.
-std::int64_t axis_extent_bound(std::int64_t outputs, std::int64_t kernel, std::int64_t dilation,
-                               std::int64_t stride) {
-  const std::int64_t by_tap = checked_mul(outputs, kernel);
-  const std::int64_t span =
-      checked_mul(checked_add(checked_add(checked_mul(kernel - 1, dilation) / stride, 1), outputs),
-                  smaller(stride, kernel));
-  return smaller(by_tap, span);
-}
-
-std::int64_t panel_bytes(const Conv2dProblem& problem, const Plan& plan, std::int64_t band_y,
-                         std::int64_t band_x) {
-  const std::int64_t rows =
-      axis_extent_bound(band_y * plan.tile->rows, problem.weight.shape.kernel_h, problem.dilation_h,
-                        problem.stride_h);
-  const std::int64_t cols =
-      axis_extent_bound(band_x * plan.tile->cols, problem.weight.shape.kernel_w, problem.dilation_w,
-                        problem.stride_w);
-  const std::int64_t planes = checked_mul(problem.weight.grid.channel_groups, plan.chunks);
-  return checked_mul(checked_mul(checked_mul(rows, cols), planes), plan.tile->lanes * kFloatBytes);
-}
 
 Status check_range(Code code, std::int64_t least, std::int64_t a, std::int64_t b) {
   if (a < least || a > kMaxParameter) return {code, a, least};
@@ -145,211 +18,23 @@ Status check_range(Code code, std::int64_t least, std::int64_t a, std::int64_t b
   return {};
 }
 
-Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Plan* plan) {
+// A 1x1 convolution that moves by single pixels sees an image as one long row.
+Conv2dProblem flattened(const Conv2dProblem& problem) {
+  const WeightShape& shape = problem.weight.shape;
+  Conv2dProblem flat = problem;
+  if (shape.kernel_h * shape.kernel_w == 1 && problem.stride_h == 1 && problem.stride_w == 1 &&
+      problem.out_h == problem.in_h && problem.out_w == problem.in_w &&
+      problem.input_strides.h == problem.in_w * problem.input_strides.w) {
+    flat.in_w = flat.out_w = problem.in_h * problem.in_w;
+    flat.in_h = flat.out_h = 1;
+  }
+  return flat;
+}
+
+Status check_with_output(const Conv2dProblem& problem) {
   if (Status status = check_conv2d(problem); !status.ok()) return status;
   const std::int64_t least = smaller(problem.out_h, problem.out_w);
-  if (least < 1) return {Code::empty_output, least, 1};
-  const WeightShape& shape = problem.weight.shape;
-  const GroupGrid& grid = problem.weight.grid;
-  plan->tile = choose_tile(kernels_for(isa), grid.channels, problem.out_h, problem.out_w);
-  plan->chunks = ceil_div(grid.channels, plan->tile->lanes);
-  plan->tiles_y = ceil_div(problem.out_h, plan->tile->rows);
-  plan->tiles_x = ceil_div(problem.out_w, plan->tile->cols);
-
-  // The largest band that fits: whole rows of tiles if one row fits, else part of a row.
-  plan->band_x = plan->tiles_x;
-  while (plan->band_x > 1 && panel_bytes(problem, *plan, 1, plan->band_x) > kBandBytes) {
-    plan->band_x = ceil_div(plan->band_x, 2);
-  }
-  plan->band_y = 1;
-  while (plan->band_y < plan->tiles_y &&
-         panel_bytes(problem, *plan, plan->band_y + 1, plan->band_x) <= kBandBytes) {
-    ++plan->band_y;
-  }
-  plan->bands_x = ceil_div(plan->tiles_x, plan->band_x);
-  // Even bands, and at least one for every thread where there are rows for it.
-  const std::int64_t others =
-      checked_mul(checked_mul(problem.batch, problem.groups), plan->bands_x);
-  plan->bands_y = larger(ceil_div(plan->tiles_y, plan->band_y),
-                         smaller(plan->tiles_y, ceil_div(threads, larger(others, 1))));
-  plan->band_y = ceil_div(plan->tiles_y, plan->bands_y);
-  plan->bands_y = ceil_div(plan->tiles_y, plan->band_y);
-
-  const std::int64_t bands = checked_mul(others, plan->bands_y);
-  plan->filters = shape.out_channels / problem.groups;
-  plan->filter_parts =
-      larger(smaller(ceil_div(threads, larger(bands, 1)), plan->filters / kMinFilters), 1);
-  plan->part_filters = round_up(ceil_div(plan->filters, plan->filter_parts), grid.filters);
-  plan->filter_parts = ceil_div(plan->filters, plan->part_filters);
-  plan->items = checked_mul(bands, plan->filter_parts);
-  plan->slots = smaller(threads, plan->items);
-
-  plan->panel_bytes = round_up(panel_bytes(problem, *plan, plan->band_y, plan->band_x), kAlignment);
-  const std::int64_t sums_bytes =
-      checked_mul(plan->part_filters, sums_pitch(plan->tile->rows, plan->tile->cols) * kFloatBytes);
-  plan->slot_bytes = checked_add(plan->panel_bytes, round_up(sums_bytes, kAlignment));
-  std::int64_t at = 0;
-  const auto reserve = [&at](std::int64_t count, std::int64_t size) {
-    const std::int64_t start = at;
-    at = round_up(checked_add(at, checked_mul(count, size)), kAlignment);
-    return start;
-  };
-  plan->row_runs_at = reserve(shape.kernel_h, sizeof(AxisRun));
-  plan->col_runs_at = reserve(shape.kernel_w, sizeof(AxisRun));
-  plan->row_taps_at = reserve(shape.kernel_h, sizeof(std::int64_t));
-  plan->col_taps_at = reserve(shape.kernel_w, sizeof(std::int64_t));
-  plan->column_offsets_at = reserve(grid.columns(), sizeof(std::int64_t));
-  plan->slots_at = reserve(plan->slots, plan->slot_bytes);
-  plan->total_bytes = at;
-  if (plan->total_bytes == kTooLarge || plan->items == kTooLarge) {
-    return {Code::too_large, kTooLarge, 0};
-  }
-  return {};
-}
-
-// What every thread reads.
-struct Run {
-  const Conv2dProblem& problem;
-  const Conv2dTensors& tensors;
-  const Conv2dKernels& kernels;
-  Plan plan;
-  PanelAxis rows, cols;
-  const std::int64_t* column_offsets;
-  char* workspace;
-  const char** ran;
-};
-
-// Element strides of output and residual.
-Strides4 output_strides(const Conv2dProblem& problem) {
-  const std::int64_t channels = problem.weight.shape.out_channels;
-  const std::int64_t pixels = problem.out_h * problem.out_w;
-  if (problem.channels_last) return {pixels * channels, 1, problem.out_w * channels, channels};
-  return {pixels * channels, pixels, problem.out_w, 1};
-}
-
-// A piece of work: one image, one convolution group, one band, one range of filters.
-struct Item {
-  std::int64_t image, group, band_y, band_x, part;
-};
-
-Item item_at(const Plan& plan, const Conv2dProblem& problem, std::int64_t index) {
-  Item item;
-  item.part = index % plan.filter_parts;
-  index /= plan.filter_parts;
-  item.band_x = index % plan.bands_x;
-  index /= plan.bands_x;
-  item.band_y = index % plan.bands_y;
-  index /= plan.bands_y;
-  item.group = index % problem.groups;
-  item.image = index / problem.groups;
-  return item;
-}
-
-void gather_band(const Run& run, const Item& item, float* panel) {
-  const Conv2dProblem& problem = run.problem;
-  const Plan& plan = run.plan;
-  const std::int64_t channels = problem.weight.shape.in_channels;
-  GatherJob job;
-  job.input = run.tensors.input + item.image * problem.input_strides.n +
-              item.group * channels * problem.input_strides.c;
-  job.channel_stride = problem.input_strides.c;
-  job.row_stride = problem.input_strides.h;
-  job.col_stride = problem.input_strides.w;
-  job.channels = channels;
-  job.height = problem.in_h;
-  job.width = problem.in_w;
-  job.first_row = item.band_y * plan.band_y * plan.tile->rows * problem.stride_h - problem.pad_top;
-  job.first_col = item.band_x * plan.band_x * plan.tile->cols * problem.stride_w - problem.pad_left;
-  job.rows = run.rows;
-  job.cols = run.cols;
-  job.group_channels = problem.weight.grid.channels;
-  job.chunks = plan.chunks;
-  job.channel_groups = problem.weight.grid.channel_groups;
-  job.lanes = plan.tile->lanes;
-  job.panel = panel;
-  plan.tile->gather(job);
-}
-
-// One tile, at (tile_y, tile_x) of the band. Returns the instruction set that the kernel names.
-const char* run_tile(const Run& run, const Item& item, std::int64_t tile_y, std::int64_t tile_x,
-                     const float* panel, float* sums) {
-  const Conv2dProblem& problem = run.problem;
-  const Plan& plan = run.plan;
-  const TileKernel& tile = *plan.tile;
-  const PackedView& weight = problem.weight;
-  const std::int64_t row_pitch = run.cols.extent * tile.lanes;
-  const std::int64_t pitch = sums_pitch(tile.rows, tile.cols);
-
-  AccumulateJob job;
-  job.tile = panel + tile_y * tile.rows * row_pitch + tile_x * tile.cols * tile.lanes;
-  job.row_pitch = row_pitch;
-  job.plane_pitch = run.rows.extent * row_pitch;
-  job.column_offset = run.column_offsets;
-  job.columns = weight.columns;
-  job.values = weight.values;
-  job.group_filters = weight.grid.filters;
-  job.group_channels = weight.grid.channels;
-  job.first_filter = item.group * plan.filters + item.part * plan.part_filters;
-  job.end_filter = smaller(job.first_filter + plan.part_filters, (item.group + 1) * plan.filters);
-  job.sums = sums;
-  job.ran = nullptr;
-  const auto accumulate =
-      job.group_channels == tile.lanes ? tile.accumulate_exact : tile.accumulate_chunks;
-  for (std::int64_t block = 0; block < weight.blocks; ++block) {
-    job.row_offsets = weight.row_offsets + block * weight.grid.filter_groups;
-    job.add = block > 0;
-    accumulate(job);
-  }
-
-  const Strides4 strides = output_strides(problem);
-  const std::int64_t out_y = (item.band_y * plan.band_y + tile_y) * tile.rows;
-  const std::int64_t out_x = (item.band_x * plan.band_x + tile_x) * tile.cols;
-  const std::int64_t position =
-      item.image * strides.n + job.first_filter * strides.c + out_y * strides.h + out_x * strides.w;
-  FinishJob finish;
-  finish.sums = sums;
-  finish.sums_pitch = pitch;
-  finish.filters = job.end_filter - job.first_filter;
-  finish.tile_cols = tile.cols;
-  finish.rows = smaller(tile.rows, problem.out_h - out_y);
-  finish.cols = smaller(tile.cols, problem.out_w - out_x);
-  finish.bias = run.tensors.bias == nullptr ? nullptr : run.tensors.bias + job.first_filter;
-  finish.residual = run.tensors.residual == nullptr ? nullptr : run.tensors.residual + position;
-  finish.output = run.tensors.output + position;
-  finish.filter_stride = strides.c;
-  finish.row_stride = strides.h;
-  finish.col_stride = strides.w;
-  finish.relu = problem.activation == Activation::relu;
-  run.kernels.finish(finish);
-  return job.ran;
-}
-
-const char* run_item(const Run& run, std::int64_t index, char* slot) {
-  const Plan& plan = run.plan;
-  const Item item = item_at(plan, run.problem, index);
-  auto* panel = reinterpret_cast<float*>(slot);
-  auto* sums = reinterpret_cast<float*>(slot + plan.panel_bytes);
-  const char* ran = nullptr;
-  gather_band(run, item, panel);
-  const std::int64_t tiles_y = smaller(plan.band_y, plan.tiles_y - item.band_y * plan.band_y);
-  const std::int64_t tiles_x = smaller(plan.band_x, plan.tiles_x - item.band_x * plan.band_x);
-  for (std::int64_t y = 0; y < tiles_y; ++y) {
-    for (std::int64_t x = 0; x < tiles_x; ++x) ran = run_tile(run, item, y, x, panel, sums);
-  }
-  return ran;
-}
-
-// Each slot takes an even, contiguous share of the items.
-void run_slot(void* context, std::int64_t slot) {
-  const Run& run = *static_cast<const Run*>(context);
-  const Plan& plan = run.plan;
-  char* memory = run.workspace + plan.slots_at + slot * plan.slot_bytes;
-  const std::int64_t share = plan.items / plan.slots, extra = plan.items % plan.slots;
-  const std::int64_t begin = slot * share + smaller(slot, extra);
-  const std::int64_t end = begin + share + (slot < extra ? 1 : 0);
-  const char* ran = nullptr;
-  for (std::int64_t i = begin; i < end; ++i) ran = run_item(run, i, memory);
-  if (slot == 0 && run.ran != nullptr) *run.ran = ran;
+  return least < 1 ? Status{Code::empty_output, least, 1} : Status{};
 }
 
 }  // namespace
@@ -383,50 +68,30 @@ std::int64_t conv_output_size(std::int64_t input, std::int64_t padding_total, st
 
 Status conv2d_workspace(const Conv2dProblem& problem, Isa isa, std::int64_t threads,
                         std::int64_t* bytes) {
-  Plan plan;
-  if (Status status = make_plan(problem, isa, threads, &plan); !status.ok()) return status;
-  *bytes = plan.total_bytes;
-  return {};
+  if (Status status = check_with_output(problem); !status.ok()) return status;
+  const Conv2dProblem flat = flattened(problem);
+  switch (problem.weight.strategy) {
+#define L1SPARSE_STRATEGY(name) \
+  case Strategy::name:          \
+    return name##_workspace(flat, isa, threads, bytes);
+#include "format/strategy.inc"
+#undef L1SPARSE_STRATEGY
+  }
+  return {Code::packed_strategy, static_cast<int>(problem.weight.strategy), kStrategyCount - 1};
 }
 
 Status conv2d(const Conv2dProblem& problem, const Conv2dTensors& tensors, Isa isa,
               const Parallel& parallel, void* workspace, const char** ran) {
-  Plan plan;
-  if (Status status = make_plan(problem, isa, parallel.threads, &plan); !status.ok()) {
-    return status;
+  if (Status status = check_with_output(problem); !status.ok()) return status;
+  const Conv2dProblem flat = flattened(problem);
+  switch (problem.weight.strategy) {
+#define L1SPARSE_STRATEGY(name) \
+  case Strategy::name:          \
+    return name##_conv2d(flat, tensors, isa, parallel, workspace, ran);
+#include "format/strategy.inc"
+#undef L1SPARSE_STRATEGY
   }
-  if (plan.items == 0) return {};
-  auto* base = static_cast<char*>(workspace);
-  auto* row_taps = reinterpret_cast<std::int64_t*>(base + plan.row_taps_at);
-  auto* col_taps = reinterpret_cast<std::int64_t*>(base + plan.col_taps_at);
-  const WeightShape& shape = problem.weight.shape;
-  const PanelAxis rows =
-      plan_axis(plan.band_y * plan.tile->rows, problem.stride_h, shape.kernel_h, problem.dilation_h,
-                reinterpret_cast<AxisRun*>(base + plan.row_runs_at), row_taps);
-  const PanelAxis cols =
-      plan_axis(plan.band_x * plan.tile->cols, problem.stride_w, shape.kernel_w, problem.dilation_w,
-                reinterpret_cast<AxisRun*>(base + plan.col_runs_at), col_taps);
-  auto* offsets = reinterpret_cast<std::int64_t*>(base + plan.column_offsets_at);
-  const std::int64_t row_pitch = cols.extent * plan.tile->lanes;
-  for (std::int64_t group = 0; group < problem.weight.grid.channel_groups; ++group) {
-    for (std::int64_t y = 0; y < shape.kernel_h; ++y) {
-      for (std::int64_t x = 0; x < shape.kernel_w; ++x) {
-        *offsets++ = (group * plan.chunks * rows.extent + row_taps[y]) * row_pitch +
-                     col_taps[x] * plan.tile->lanes;
-      }
-    }
-  }
-  Run run{problem,
-          tensors,
-          kernels_for(isa),
-          plan,
-          rows,
-          cols,
-          reinterpret_cast<const std::int64_t*>(base + plan.column_offsets_at),
-          base,
-          ran};
-  parallel.for_each(plan.slots, run_slot, &run);
-  return {};
+  return {Code::packed_strategy, static_cast<int>(problem.weight.strategy), kStrategyCount - 1};
 }
 
 }  // namespace l1sparse

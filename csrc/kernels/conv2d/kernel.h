@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: MIT
-// What an instruction set supplies: three steps on small jobs. The order of the steps, tiling and
-// threads are conv2d.cpp's, written once.
-//
-// Activations are laid out with channels on the lanes: a *plane* holds `lanes` consecutive
-// channels of one channel group for a rectangle of pixels, [row][column][lane]. One vector load
-// then brings the channels of one pixel, aligned, at any tap, stride or dilation.
+// What an instruction set supplies: steps on small jobs, for each strategy. The order of the steps,
+// tiling and threads are written once, in channels.cpp and pixels.cpp.
 #pragma once
 
 #include <cstdint>
 
 namespace l1sparse {
+
+// ---- what the strategies share --------------------------------------------------------------
 
 // A stretch of panel coordinates filled from every step-th input coordinate.
 struct AxisRun {
@@ -24,6 +22,26 @@ struct PanelAxis {
   std::int64_t run_count;
   std::int64_t extent;  // panel coordinates in all
 };
+
+// The last step: sums + bias + residual, activation, into the output tensor.
+struct FinishJob {
+  const float* sums;
+  std::int64_t sums_pitch;
+  std::int64_t filters;     // rows of `sums`
+  std::int64_t tile_cols;   // outputs in a tile row
+  std::int64_t rows, cols;  // valid outputs of the tile
+  const float* bias;        // of the first filter, or null
+  const float* residual;    // at the output's position, or null
+  float* output;            // first filter, first output of the tile
+  std::int64_t filter_stride, row_stride, col_stride;
+  bool relu;
+};
+
+// ---- channels on the lanes ------------------------------------------------------------------
+//
+// A *plane* holds `lanes` consecutive channels of one channel group for a rectangle of pixels,
+// [row][column][lane]. One vector load then brings the channels of one pixel, aligned, at any tap,
+// stride or dilation. A tile's sums stay in registers while a filter's groups go by.
 
 // Step 1: copy a rectangle of the input of one image and convolution group into planes.
 struct GatherJob {
@@ -56,20 +74,6 @@ struct AccumulateJob {
   const char* ran;
 };
 
-// Step 3: sums + bias + residual, activation, into the output tensor.
-struct FinishJob {
-  const float* sums;
-  std::int64_t sums_pitch;
-  std::int64_t filters;     // rows of `sums`
-  int tile_cols;            // outputs in a tile row
-  std::int64_t rows, cols;  // valid outputs of the tile
-  const float* bias;        // of the first filter, or null
-  const float* residual;    // at the output's position, or null
-  float* output;            // first filter, first output of the tile
-  std::int64_t filter_stride, row_stride, col_stride;
-  bool relu;
-};
-
 // A register tile: rows x cols outputs, `lanes` channels at a time.
 struct TileKernel {
   int lanes, rows, cols;
@@ -78,14 +82,76 @@ struct TileKernel {
   void (*gather)(const GatherJob& job);
 };
 
+// Floats between the sums of one filter and the next: whole vectors of 8.
+constexpr std::int64_t sums_pitch(int rows, int cols) { return (rows * cols + 7) / 8 * 8; }
+
+// ---- pixels on the lanes --------------------------------------------------------------------
+//
+// A *plane* holds one channel for the outputs of a band, as one tap column of the kernel sees it:
+// [panel row][output column]. Neighbouring outputs, across the ends of rows too, then read
+// neighbouring floats. A column's activations for a tile stay in registers while the filters that
+// kept the column go by; their sums wait in the nearest cache.
+
+// Step 1: copy what a band's outputs read into planes [tap column][channel].
+struct PlanesJob {
+  const float* input;  // channel 0 of the convolution group
+  std::int64_t channel_stride, row_stride, col_stride;
+  std::int64_t channels, height, width;  // valid input; everything else reads as 0
+  std::int64_t first_row, first_col;     // input coordinate of panel coordinate "source 0"
+  PanelAxis rows;
+  std::int64_t cols;                   // outputs in a row of the band
+  std::int64_t row_pitch;              // floats from one panel row to the next
+  std::int64_t col_step;               // input columns from one output to the next
+  std::int64_t tap_columns, tap_step;  // how many, and input columns from one to the next
+  std::int64_t plane_pitch;            // floats from one plane to the next
+  float* planes;
+  float* lines;  // scratch of plane_lines * line_pitch floats
+  std::int64_t line_pitch;
+};
+
+// Channels that the first step takes through its scratch memory together, at most.
+constexpr std::int64_t kPlaneLines = 8;
+
+// Step 2: for one tile of outputs and one filter block, sum up weight * activation.
+struct ColumnsJob {
+  const float* tile;                  // plane 0 at the tile's first output
+  std::int64_t channel_pitch;         // floats from one channel's plane to the next
+  const std::int64_t* column_offset;  // floats from `tile` to a column's first activation
+  // For each tap, bit i: output i of the tile reads inside the input; others take 0 and their
+  // memory is not touched. Null: every output of the tile can be read.
+  const std::uint64_t* inside;
+  std::int64_t columns, taps;
+  std::int64_t group_filters, group_channels;
+  std::int64_t last_channels;        // channels of the last channel group that exist
+  const std::uint32_t* row_offsets;  // of the filter block, indexed by column
+  const std::uint32_t* filter_groups;
+  const float* values;
+  std::uint32_t first_filter_group;        // of the block; its sums come first
+  std::uint32_t begin_wanted, end_wanted;  // filter groups to work on
+  std::int64_t filters;                    // rows of `sums`
+  float* sums;                             // [filters][outputs of the tile]
+  const char* ran;
+};
+
+// A register tile: so many outputs in a row.
+struct PixelTile {
+  int outputs;  // at most 64
+  int cost;     // of a group, in hundredths of what 8 outputs cost in the fastest tile
+  void (*accumulate)(ColumnsJob& job);
+};
+
+// ---- an instruction set's table -------------------------------------------------------------
+
 struct Conv2dKernels {
   const TileKernel* tiles;
   int tile_count;
+  const PixelTile* pixel_tiles;  // the fastest first; outputs are multiples of the last one's
+  int pixel_tile_count;
+  // Whether `inside` costs next to nothing, so that edges of the input need no copy.
+  bool masks_are_cheap;
+  void (*gather_planes)(const PlanesJob& job);
   void (*finish)(const FinishJob& job);
 };
-
-// Floats between the sums of one filter and the next: whole vectors of 8.
-constexpr std::int64_t sums_pitch(int rows, int cols) { return (rows * cols + 7) / 8 * 8; }
 
 #define L1SPARSE_ISA(name) extern const Conv2dKernels conv2d_##name;
 #include "base/isa.inc"

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 #define L1SPARSE_KERNEL_ISA "neon"
 #include "base/simd_neon.h"
-#include "kernels/conv2d/generic.h"
+#include "kernels/conv2d/channels_generic.h"
+#include "kernels/conv2d/pixels_generic.h"
 
 namespace l1sparse {
 namespace {
@@ -11,7 +12,13 @@ constexpr TileKernel kTiles[] = {
     L1SPARSE_TILE(F32x4, F32x4, 3, 8),
     L1SPARSE_TILE(F32x4, F32x4, 1, 28),
 };
-}
+constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x4, 3, 8, 150),
+                                     L1SPARSE_PIXEL_TILE(F32x4, 2, 8, 103),
+                                     L1SPARSE_PIXEL_TILE(F32x4, 1, 8, 56)};
+}  // namespace
 
-const Conv2dKernels conv2d_neon = {kTiles, sizeof(kTiles) / sizeof(kTiles[0]), &finish<F32x4>};
+const Conv2dKernels conv2d_neon = {kTiles,        sizeof(kTiles) / sizeof(kTiles[0]),
+                                   kPixelTiles,   sizeof(kPixelTiles) / sizeof(kPixelTiles[0]),
+                                   false,         &gather_planes<F32x4>,
+                                   &finish<F32x4>};
 }  // namespace l1sparse

@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: MIT
 #define L1SPARSE_KERNEL_ISA "scalar"
 #include "base/simd_scalar.h"
-#include "kernels/conv2d/generic.h"
+#include "kernels/conv2d/channels_generic.h"
+#include "kernels/conv2d/pixels_generic.h"
 
 namespace l1sparse {
 namespace {
 constexpr TileKernel kTiles[] = {L1SPARSE_TILE(F32x4, F32x4, 1, 4)};
-}
+constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x4, 1, 4, 50)};
+}  // namespace
 
-const Conv2dKernels conv2d_scalar = {kTiles, 1, &finish<F32x4>};
+const Conv2dKernels conv2d_scalar = {kTiles,        sizeof(kTiles) / sizeof(kTiles[0]),
+                                     kPixelTiles,   sizeof(kPixelTiles) / sizeof(kPixelTiles[0]),
+                                     false,         &gather_planes<F32x4>,
+                                     &finish<F32x4>};
 }  // namespace l1sparse

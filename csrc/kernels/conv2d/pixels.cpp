@@ -1,0 +1,405 @@
+// SPDX-License-Identifier: MIT
+// Pixels on the lanes: the order of the work, for every instruction set.
+//
+// The outputs are cut into *bands* whose input fits the second-level cache. For each band the input
+// is gathered into planes once; then, for each filter block and each tile of the band, the tile's
+// activations are brought to registers column by column, and every filter of the block that kept
+// the column adds its products to its sums. The sums of a tile and block stay in the first-level
+// cache and are finished into the output. Where outputs and inputs of a channel already lie alike,
+// the input is read in place, and bits say which outputs of a tile read past its edges. Bands, and
+// ranges of filter blocks where bands are few, are what threads share out.
+#include "kernels/conv2d/plan.h"
+
+namespace l1sparse {
+namespace {
+
+// Plane bytes of a band: half of a common 1 MiB second-level cache; weights stream past it.
+constexpr std::int64_t kBandBytes = 512 * 1024;
+// A band should have this many outputs before threads take filters instead of bands.
+constexpr std::int64_t kMinBandOutputs = 96;
+// So many times the narrowest tile are cut into tiles in the best way; more start with the fastest.
+constexpr std::int64_t kPlannedUnits = 16;
+
+// With which tile to begin when so many units (outputs of the narrowest tile) are left.
+struct TileChoice {
+  const PixelTile* first[kPlannedUnits + 1];
+};
+
+// Taps whose bits a thread keeps on its stack.
+constexpr std::int64_t kMaxInPlaceTaps = 121;
+
+struct Plan {
+  bool direct;  // planes are the input itself
+  std::int64_t band_rows, band_cols;
+  std::int64_t bands_y, bands_x;
+  std::int64_t filters;  // of a convolution group
+  std::int64_t part_filters, filter_parts;
+  std::int64_t items, slots;  // pieces of work; workspaces, each used by one thread at a time
+  std::int64_t widest;        // outputs of the widest tile
+  std::int64_t block_filters;
+  std::int64_t line_pitch;
+  std::int64_t unit;  // outputs of the narrowest tile
+  TileChoice tiles;
+  // Workspace layout, in bytes.
+  std::int64_t row_runs_at, row_taps_at, column_offsets_at;
+  std::int64_t slots_at, slot_bytes, lines_at, sums_at, total_bytes;
+};
+
+// An odd number of cache lines, so that planes do not compete for the same places of the cache.
+std::int64_t plane_pitch(std::int64_t rows, std::int64_t cols) {
+  const std::int64_t floats = round_up(checked_mul(rows, cols), 16);
+  return floats % 32 == 0 ? checked_add(floats, 16) : floats;
+}
+
+// Floats of a band's input. A tile may read up to its width past the last output.
+std::int64_t band_floats(const Conv2dProblem& problem, const Plan& plan, std::int64_t rows,
+                         std::int64_t cols) {
+  const WeightShape& shape = problem.weight.shape;
+  const std::int64_t panel_rows =
+      axis_extent_bound(rows, shape.kernel_h, problem.dilation_h, problem.stride_h);
+  const std::int64_t tap_columns = plan.direct ? 1 : shape.kernel_w;
+  const std::int64_t planes = checked_mul(tap_columns, shape.in_channels);
+  return checked_add(checked_mul(planes, plane_pitch(panel_rows, cols)), plan.widest);
+}
+
+// The cheapest way to cover every number of units; tiles may reach past the last output.
+TileChoice choose_tiles(const Conv2dKernels& kernels, std::int64_t unit) {
+  TileChoice choice{};
+  std::int64_t cost[kPlannedUnits + 1] = {};
+  for (std::int64_t units = 1; units <= kPlannedUnits; ++units) {
+    for (int t = 0; t < kernels.pixel_tile_count; ++t) {
+      const PixelTile& tile = kernels.pixel_tiles[t];
+      const std::int64_t total = tile.cost + cost[larger(0, units - tile.outputs / unit)];
+      if (choice.first[units] == nullptr || total < cost[units]) {
+        choice.first[units] = &tile;
+        cost[units] = total;
+      }
+    }
+  }
+  return choice;
+}
+
+void plan_tiles(const Conv2dKernels& kernels, Plan* plan) {
+  plan->widest = 0;
+  for (int t = 0; t < kernels.pixel_tile_count; ++t) {
+    plan->widest = larger(plan->widest, kernels.pixel_tiles[t].outputs);
+  }
+  plan->unit = kernels.pixel_tiles[kernels.pixel_tile_count - 1].outputs;
+  plan->tiles = choose_tiles(kernels, plan->unit);
+}
+
+// Whether output (y, x) of tap (0, 0) reads the float y * width + x of a channel, plus a constant.
+bool reads_in_place(const Conv2dProblem& problem, const Conv2dKernels& kernels) {
+  const WeightShape& shape = problem.weight.shape;
+  const bool alike = problem.stride_h == 1 && problem.stride_w == 1 &&
+                     problem.in_w == problem.out_w && problem.input_strides.w == 1 &&
+                     (problem.in_h == 1 || problem.input_strides.h == problem.in_w);
+  const bool no_edges = shape.kernel_h * shape.kernel_w == 1 && problem.in_h == problem.out_h;
+  return alike && shape.kernel_h * shape.kernel_w <= kMaxInPlaceTaps &&
+         problem.dilation_h <= problem.in_h && problem.dilation_w <= problem.in_w &&
+         (no_edges || kernels.masks_are_cheap);
+}
+
+void plan_bands(const Conv2dProblem& problem, std::int64_t threads, Plan* plan) {
+  const auto fits = [&](std::int64_t rows, std::int64_t cols) {
+    return band_floats(problem, *plan, rows, cols) <= kBandBytes / kFloatBytes;
+  };
+  plan->band_rows = 1;
+  plan->band_cols = problem.out_w;
+  while (plan->band_cols > plan->widest && !fits(1, plan->band_cols)) {
+    plan->band_cols = round_up(ceil_div(plan->band_cols, 2), plan->widest);
+  }
+  if (plan->band_cols >= problem.out_w) {
+    while (plan->band_rows < problem.out_h && fits(plan->band_rows + 1, problem.out_w)) {
+      ++plan->band_rows;
+    }
+  }
+  plan->bands_x = ceil_div(problem.out_w, plan->band_cols);
+  plan->bands_y = ceil_div(problem.out_h, plan->band_rows);
+  // As many bands as give every thread the same work, where they do not become too small.
+  const std::int64_t images = checked_mul(problem.batch, problem.groups);
+  const std::int64_t outputs = checked_mul(problem.out_h, problem.out_w);
+  const std::int64_t bands = checked_mul(plan->bands_x, plan->bands_y);
+  if (threads > 1 && images % threads != 0 && bands < 4 * threads &&
+      outputs >= kMinBandOutputs * round_up(bands, threads)) {
+    const std::int64_t wanted = round_up(bands, threads);
+    if (plan->bands_x == 1 && problem.out_h >= wanted) {
+      plan->bands_y = wanted;
+    } else if (problem.out_h == 1) {
+      plan->bands_x = wanted;
+    }
+  }
+  plan->band_rows = ceil_div(problem.out_h, plan->bands_y);
+  plan->bands_y = ceil_div(problem.out_h, plan->band_rows);
+  plan->band_cols = plan->bands_x == 1
+                        ? problem.out_w
+                        : round_up(ceil_div(problem.out_w, plan->bands_x), plan->widest);
+  plan->bands_x = ceil_div(problem.out_w, plan->band_cols);
+}
+
+Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Plan* plan) {
+  const WeightShape& shape = problem.weight.shape;
+  const GroupGrid& grid = problem.weight.grid;
+  const Conv2dKernels& kernels = kernels_for(isa);
+  plan_tiles(kernels, plan);
+  plan->direct = reads_in_place(problem, kernels);
+  plan_bands(problem, threads, plan);
+  const std::int64_t bands = checked_mul(checked_mul(problem.batch, problem.groups),
+                                         checked_mul(plan->bands_y, plan->bands_x));
+  plan->filters = shape.out_channels / problem.groups;
+  plan->block_filters =
+      checked_mul(smaller(problem.weight.block_groups, grid.filter_groups), grid.filters);
+  plan->part_filters = plan->filters;
+  if (problem.groups == 1) {
+    const std::int64_t blocks = ceil_div(plan->filters, plan->block_filters);
+    const std::int64_t parts = smaller(ceil_div(threads, larger(bands, 1)), blocks);
+    plan->part_filters = checked_mul(ceil_div(blocks, parts), plan->block_filters);
+  }
+  plan->filter_parts = ceil_div(plan->filters, plan->part_filters);
+  plan->items = checked_mul(bands, plan->filter_parts);
+  plan->slots = smaller(threads, plan->items);
+
+  const std::int64_t planes =
+      plan->direct ? 0 : band_floats(problem, *plan, plan->band_rows, plan->band_cols);
+  plan->line_pitch = plan->direct ? 0 : round_up(problem.in_w, 16);
+  plan->lines_at = round_up(checked_mul(planes, kFloatBytes), kAlignment);
+  plan->sums_at =
+      checked_add(plan->lines_at, checked_mul(plan->line_pitch, kPlaneLines * kFloatBytes));
+  plan->slot_bytes =
+      checked_add(plan->sums_at, checked_mul(plan->block_filters, plan->widest * kFloatBytes));
+  std::int64_t at = 0;
+  const auto reserve = [&at](std::int64_t count, std::int64_t size) {
+    const std::int64_t start = at;
+    at = round_up(checked_add(at, checked_mul(count, size)), kAlignment);
+    return start;
+  };
+  plan->row_runs_at = reserve(shape.kernel_h, sizeof(AxisRun));
+  plan->row_taps_at = reserve(shape.kernel_h, sizeof(std::int64_t));
+  plan->column_offsets_at = reserve(grid.columns(), sizeof(std::int64_t));
+  plan->slots_at = reserve(plan->slots, round_up(plan->slot_bytes, kAlignment));
+  plan->slot_bytes = round_up(plan->slot_bytes, kAlignment);
+  plan->total_bytes = at;
+  if (plan->total_bytes == kTooLarge || plan->items == kTooLarge) {
+    return {Code::too_large, kTooLarge, 0};
+  }
+  return {};
+}
+
+// What every thread reads.
+struct Run {
+  const Conv2dProblem& problem;
+  const Conv2dTensors& tensors;
+  const Conv2dKernels& kernels;
+  Plan plan;
+  PanelAxis rows;
+  const std::int64_t* column_offsets;
+  std::int64_t channel_pitch;
+  char* workspace;
+  const char** ran;
+};
+
+// A piece of work: one image, one convolution group, a rectangle of outputs, a range of filters.
+struct Item {
+  std::int64_t image, group;
+  std::int64_t out_y, rows, out_x, cols;
+  std::int64_t first_filter, end_filter;
+};
+
+Item item_at(const Plan& plan, const Conv2dProblem& problem, std::int64_t index) {
+  Item item;
+  const std::int64_t part = index % plan.filter_parts;
+  index /= plan.filter_parts;
+  item.out_x = index % plan.bands_x * plan.band_cols;
+  index /= plan.bands_x;
+  item.out_y = index % plan.bands_y * plan.band_rows;
+  index /= plan.bands_y;
+  item.group = index % problem.groups;
+  item.image = index / problem.groups;
+  item.rows = smaller(plan.band_rows, problem.out_h - item.out_y);
+  item.cols = smaller(plan.band_cols, problem.out_w - item.out_x);
+  item.first_filter = item.group * plan.filters + part * plan.part_filters;
+  item.end_filter = smaller(item.first_filter + plan.part_filters, (item.group + 1) * plan.filters);
+  return item;
+}
+
+const float* input_of(const Run& run, const Item& item) {
+  const Conv2dProblem& problem = run.problem;
+  return run.tensors.input + item.image * problem.input_strides.n +
+         item.group * problem.weight.shape.in_channels * problem.input_strides.c;
+}
+
+void gather(const Run& run, const Item& item, char* slot) {
+  const Conv2dProblem& problem = run.problem;
+  PlanesJob job;
+  job.input = input_of(run, item);
+  job.channel_stride = problem.input_strides.c;
+  job.row_stride = problem.input_strides.h;
+  job.col_stride = problem.input_strides.w;
+  job.channels = problem.weight.shape.in_channels;
+  job.height = problem.in_h;
+  job.width = problem.in_w;
+  job.first_row = item.out_y * problem.stride_h - problem.pad_top;
+  job.first_col = item.out_x * problem.stride_w - problem.pad_left;
+  job.rows = run.rows;
+  job.cols = item.cols;
+  job.row_pitch = run.plan.band_cols;
+  job.col_step = problem.stride_w;
+  job.tap_columns = problem.weight.shape.kernel_w;
+  job.tap_step = problem.dilation_w;
+  job.plane_pitch = run.channel_pitch;
+  job.planes = reinterpret_cast<float*>(slot);
+  job.lines = reinterpret_cast<float*>(slot + run.plan.lines_at);
+  job.line_pitch = run.plan.line_pitch;
+  run.kernels.gather_planes(job);
+}
+
+// Bits of one tile read in place: which of the outputs from position `first` on read inside the
+// input, for each tap.
+void find_inside(const Conv2dProblem& problem, std::int64_t first, std::int64_t count,
+                 std::uint64_t* inside) {
+  const WeightShape& shape = problem.weight.shape;
+  std::uint64_t rows[kMaxInPlaceTaps] = {}, cols[kMaxInPlaceTaps] = {};
+  std::int64_t out_y = first / problem.out_w, out_x = first % problem.out_w;
+  for (std::int64_t i = 0; i < count; ++i) {
+    std::int64_t at = out_y - problem.pad_top;
+    for (std::int64_t y = 0; y < shape.kernel_h; ++y, at += problem.dilation_h) {
+      rows[y] |= static_cast<std::uint64_t>(at >= 0 && at < problem.in_h) << i;
+    }
+    at = out_x - problem.pad_left;
+    for (std::int64_t x = 0; x < shape.kernel_w; ++x, at += problem.dilation_w) {
+      cols[x] |= static_cast<std::uint64_t>(at >= 0 && at < problem.in_w) << i;
+    }
+    if (++out_x == problem.out_w) {
+      out_x = 0;
+      ++out_y;
+    }
+  }
+  for (std::int64_t y = 0; y < shape.kernel_h; ++y) {
+    for (std::int64_t x = 0; x < shape.kernel_w; ++x) *inside++ = rows[y] & cols[x];
+  }
+}
+
+const char* run_item(const Run& run, std::int64_t index, char* slot) {
+  const Conv2dProblem& problem = run.problem;
+  const Plan& plan = run.plan;
+  const PackedView& weight = problem.weight;
+  const Item item = item_at(plan, problem, index);
+  const auto* planes = reinterpret_cast<const float*>(slot);
+  const std::int64_t outputs = item.rows * item.cols;
+  if (!plan.direct) gather(run, item, slot);
+
+  std::uint64_t inside[kMaxInPlaceTaps];
+  ColumnsJob job;
+  job.columns = weight.grid.columns();
+  job.taps = weight.grid.taps;
+  job.group_filters = weight.grid.filters;
+  job.group_channels = weight.grid.channels;
+  job.last_channels =
+      weight.shape.in_channels - (weight.grid.channel_groups - 1) * weight.grid.channels;
+  job.filter_groups = weight.entries;
+  job.values = weight.values;
+  job.begin_wanted = static_cast<std::uint32_t>(item.first_filter / weight.grid.filters);
+  job.end_wanted = static_cast<std::uint32_t>(ceil_div(item.end_filter, weight.grid.filters));
+  job.column_offset = run.column_offsets;
+  job.channel_pitch = run.channel_pitch;
+  job.inside = plan.direct ? inside : nullptr;
+  job.sums = reinterpret_cast<float*>(slot + plan.sums_at);
+  job.ran = nullptr;
+  for (std::int64_t block = item.first_filter / plan.block_filters;
+       block * plan.block_filters < item.end_filter; ++block) {
+    const std::int64_t block_first = block * plan.block_filters;
+    const std::int64_t first = larger(block_first, item.first_filter);
+    const std::int64_t end = smaller(block_first + plan.block_filters, item.end_filter);
+    job.row_offsets = weight.row_offsets + block * weight.block_rows;
+    job.first_filter_group = static_cast<std::uint32_t>(block * weight.block_groups);
+    job.filters = smaller(plan.block_filters,
+                          (weight.grid.filter_groups * weight.grid.filters) - block_first);
+    for (std::int64_t at = 0; at < outputs;) {
+      const std::int64_t left = outputs - at, units = ceil_div(left, plan.unit);
+      const PixelTile& tile = *plan.tiles.first[smaller(units, kPlannedUnits)];
+      const std::int64_t count = smaller(tile.outputs, left);
+      if (plan.direct) {
+        const std::int64_t position = item.out_y * problem.out_w + item.out_x + at;
+        find_inside(problem, position, count, inside);
+        job.tile = input_of(run, item) + position;
+      } else {
+        job.tile = planes + at;
+      }
+      tile.accumulate(job);
+
+      FinishJob finish = finish_job(problem, run.tensors, item.image, first,
+                                    item.out_y + (item.rows > 1 ? at / item.cols : 0),
+                                    item.out_x + (item.rows > 1 ? at % item.cols : at));
+      finish.sums = job.sums + (first - block_first) * tile.outputs;
+      finish.sums_pitch = tile.outputs;
+      finish.filters = end - first;
+      finish.tile_cols = tile.outputs;
+      finish.rows = 1;
+      finish.cols = count;
+      run.kernels.finish(finish);
+      at += count;
+    }
+  }
+  return job.ran;
+}
+
+// Each slot takes an even, contiguous share of the items.
+void run_slot(void* context, std::int64_t slot) {
+  const Run& run = *static_cast<const Run*>(context);
+  const Plan& plan = run.plan;
+  char* memory = run.workspace + plan.slots_at + slot * plan.slot_bytes;
+  const std::int64_t share = plan.items / plan.slots, extra = plan.items % plan.slots;
+  const std::int64_t begin = slot * share + smaller(slot, extra);
+  const std::int64_t end = begin + share + (slot < extra ? 1 : 0);
+  const char* ran = nullptr;
+  for (std::int64_t i = begin; i < end; ++i) ran = run_item(run, i, memory);
+  if (slot == 0 && run.ran != nullptr) *run.ran = ran;
+}
+
+}  // namespace
+
+Status pixels_workspace(const Conv2dProblem& problem, Isa isa, std::int64_t threads,
+                        std::int64_t* bytes) {
+  Plan plan;
+  if (Status status = make_plan(problem, isa, threads, &plan); !status.ok()) return status;
+  *bytes = plan.total_bytes;
+  return {};
+}
+
+Status pixels_conv2d(const Conv2dProblem& problem, const Conv2dTensors& tensors, Isa isa,
+                     const Parallel& parallel, void* workspace, const char** ran) {
+  Plan plan;
+  if (Status status = make_plan(problem, isa, parallel.threads, &plan); !status.ok()) {
+    return status;
+  }
+  if (plan.items == 0) return {};
+  auto* base = static_cast<char*>(workspace);
+  auto* row_taps = reinterpret_cast<std::int64_t*>(base + plan.row_taps_at);
+  auto* column_offsets = reinterpret_cast<std::int64_t*>(base + plan.column_offsets_at);
+  const WeightShape& shape = problem.weight.shape;
+  const PanelAxis rows =
+      plan_axis(plan.band_rows, problem.stride_h, shape.kernel_h, problem.dilation_h,
+                reinterpret_cast<AxisRun*>(base + plan.row_runs_at), row_taps);
+  const std::int64_t channel_pitch =
+      plan.direct ? problem.input_strides.c : plane_pitch(rows.extent, plan.band_cols);
+  for (std::int64_t group = 0; group < problem.weight.grid.channel_groups; ++group) {
+    const std::int64_t channel = group * problem.weight.grid.channels;
+    for (std::int64_t y = 0; y < shape.kernel_h; ++y) {
+      for (std::int64_t x = 0; x < shape.kernel_w; ++x) {
+        const std::int64_t shift_y = y * problem.dilation_h - problem.pad_top;
+        const std::int64_t shift_x = x * problem.dilation_w - problem.pad_left;
+        *column_offsets++ = plan.direct ? channel * channel_pitch + shift_y * problem.in_w + shift_x
+                                        : (x * shape.in_channels + channel) * channel_pitch +
+                                              row_taps[y] * plan.band_cols;
+      }
+    }
+  }
+  Run run{
+      problem,       tensors, kernels_for(isa),
+      plan,          rows,    reinterpret_cast<const std::int64_t*>(base + plan.column_offsets_at),
+      channel_pitch, base,    ran};
+  parallel.for_each(plan.slots, run_slot, &run);
+  return {};
+}
+
+}  // namespace l1sparse

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: MIT
+// Pixels on the lanes: the steps of kernel.h, once for every instruction set. See
+// channels_generic.h for why everything is in an anonymous namespace.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/conv2d/finish_generic.h"
+#include "kernels/conv2d/kernel.h"
+
+namespace l1sparse {
+namespace {
+
+// ---- gather ---------------------------------------------------------------------------------
+
+// to[i] = line[i * step], where `readable` floats from `line` on may be read.
+template <class V>
+void copy_every(const float* line, std::int64_t readable, std::int64_t step, std::int64_t count,
+                float* to) {
+  constexpr int kLanes = V::kLanes;
+  std::int64_t i = 0;
+  if (step == 1) {
+    for (; i + kLanes <= count; i += kLanes) V::store(to + i, V::load(line + i));
+  } else if (step == 2) {
+    for (; i + kLanes <= count && 2 * (i + kLanes) <= readable; i += kLanes) {
+      V::store(to + i, V::load_even(line + 2 * i));
+    }
+  }
+  if (step == 1 && i < count) {
+    const int left = static_cast<int>(count - i);
+    V::store_partial(to + i, V::load_partial(line + i, left), left);
+    return;
+  }
+  for (; i < count; ++i) to[i] = line[i * step];
+}
+
+// The columns [low, high) of an input row, `channels` <= V::kLanes channels of it, to lines.
+template <class V>
+void gather_lines(const PlanesJob& job, const float* row, int channels, std::int64_t low,
+                  std::int64_t high) {
+  constexpr int kLanes = V::kLanes;
+  std::int64_t at = low;
+  if (job.channel_stride == 1) {
+    for (; at + kLanes <= high; at += kLanes) {
+      typename V::Reg r[kLanes];
+      for (int i = 0; i < kLanes; ++i) {
+        const float* pixel = row + (at + i) * job.col_stride;
+        r[i] = channels == kLanes ? V::load(pixel) : V::load_partial(pixel, channels);
+      }
+      V::transpose(r);
+      for (int c = 0; c < channels; ++c) V::store(job.lines + c * job.line_pitch + at - low, r[c]);
+    }
+  }
+  for (int c = 0; c < channels; ++c) {
+    float* line = job.lines + c * job.line_pitch - low;
+    for (std::int64_t i = at; i < high; ++i) {
+      line[i] = row[c * job.channel_stride + i * job.col_stride];
+    }
+  }
+}
+
+// One input row of some channels to the planes of every tap column.
+template <class V>
+void gather_plane_rows(const PlanesJob& job, const float* row, std::int64_t channel, int channels,
+                       std::int64_t panel_row) {
+  const std::int64_t span =
+      (job.cols - 1) * job.col_step + (job.tap_columns - 1) * job.tap_step + 1;
+  const std::int64_t low = clamp(job.first_col, 0, job.width);
+  const std::int64_t high = clamp(job.first_col + span, low, job.width);
+  const float* lines = row + low;
+  std::int64_t line_pitch = job.channel_stride;
+  if (job.col_stride != 1) {
+    gather_lines<V>(job, row, channels, low, high);
+    lines = job.lines;
+    line_pitch = job.line_pitch;
+  }
+  for (std::int64_t tap = 0; tap < job.tap_columns; ++tap) {
+    const std::int64_t first = job.first_col + tap * job.tap_step;
+    // The stretch of outputs that read inside the input.
+    const std::int64_t begin =
+        clamp(first < 0 ? (-first + job.col_step - 1) / job.col_step : 0, 0, job.cols);
+    const std::int64_t end =
+        clamp(first < job.width ? (job.width - first + job.col_step - 1) / job.col_step : 0, begin,
+              job.cols);
+    const std::int64_t source = first + begin * job.col_step - low;
+    for (int c = 0; c < channels; ++c) {
+      float* to = job.planes + (tap * job.channels + channel + c) * job.plane_pitch +
+                  panel_row * job.row_pitch;
+      fill_zero(to, begin);
+      if (begin < end) {
+        copy_every<V>(lines + c * line_pitch + source, high - low - source, job.col_step,
+                      end - begin, to + begin);
+      }
+      fill_zero(to + end, job.cols - end);
+    }
+  }
+}
+
+template <class V>
+void gather_planes(const PlanesJob& job) {
+  constexpr int kLanes = V::kLanes;
+  static_assert(kLanes <= kPlaneLines);
+  for (std::int64_t channel = 0; channel < job.channels; channel += kLanes) {
+    const int channels = static_cast<int>(clamp(job.channels - channel, 0, kLanes));
+    std::int64_t panel_row = 0;
+    for (std::int64_t k = 0; k < job.rows.run_count; ++k) {
+      const AxisRun& run = job.rows.runs[k];
+      for (std::int64_t i = 0; i < run.count; ++i, ++panel_row) {
+        const std::int64_t row = job.first_row + run.source + i * run.step;
+        if (row >= 0 && row < job.height) {
+          gather_plane_rows<V>(job, job.input + channel * job.channel_stride + row * job.row_stride,
+                               channel, channels, panel_row);
+          continue;
+        }
+        for (std::int64_t tap = 0; tap < job.tap_columns; ++tap) {
+          for (int c = 0; c < channels; ++c) {
+            fill_zero(job.planes + (tap * job.channels + channel + c) * job.plane_pitch +
+                          panel_row * job.row_pitch,
+                      job.cols);
+          }
+        }
+      }
+    }
+  }
+}
+
+// ---- accumulate -----------------------------------------------------------------------------
+
+// What is left to do of a column.
+struct ColumnWork {
+  const float* activation;
+  std::uint64_t inside;
+  const std::uint32_t* entry;
+  const std::uint32_t* end;
+  const float* weight;
+};
+
+// sums[filter] += weights * activations, for kChannels channels of one column and every filter that
+// kept it; moves `work` on by these channels.
+template <class V, int kVectors, int kChannels>
+L1SPARSE_INLINE void add_channels(const ColumnsJob& job, ColumnWork& work) {
+  constexpr int kOutputs = kVectors * V::kLanes;
+  constexpr std::uint64_t kAll = ~std::uint64_t{0} >> (64 - kOutputs);
+  const std::int64_t channel_pitch = job.channel_pitch;
+  typename V::Reg x[kChannels][kVectors];
+  if ((work.inside & kAll) == kAll) {
+#pragma GCC unroll 8
+    for (int c = 0; c < kChannels; ++c) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        x[c][v] = V::load(work.activation + c * channel_pitch + v * V::kLanes);
+      }
+    }
+  } else {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      const auto lanes = V::lanes_of_bits(static_cast<std::uint32_t>(work.inside >> v * V::kLanes));
+#pragma GCC unroll 8
+      for (int c = 0; c < kChannels; ++c) {
+        x[c][v] = V::load_lanes(work.activation + c * channel_pitch + v * V::kLanes, lanes);
+      }
+    }
+  }
+  const std::int64_t group_filters = job.group_filters, group_channels = job.group_channels;
+  float* const sums_of_zero = job.sums - job.first_filter_group * group_filters * kOutputs;
+  const float* weight = work.weight;
+  for (const std::uint32_t* entry = work.entry; entry != work.end; ++entry) {
+    float* sums = sums_of_zero + *entry * group_filters * kOutputs;
+    std::int64_t filters = group_filters;
+    do {
+      typename V::Reg acc[kVectors];
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) acc[v] = V::load(sums + v * V::kLanes);
+#pragma GCC unroll 8
+      for (int c = 0; c < kChannels; ++c) {
+        const typename V::Reg w = V::broadcast(weight[c]);
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) acc[v] = V::fma(x[c][v], w, acc[v]);
+      }
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) V::store(sums + v * V::kLanes, acc[v]);
+      weight += group_channels;
+      sums += kOutputs;
+    } while (--filters != 0);
+  }
+  work.activation += kChannels * channel_pitch;
+  work.weight += kChannels;
+}
+
+// The channels that do not fill the registers: a function of its own, so that it takes none from
+// the ones that do.
+template <class V, int kVectors, int kMaxChannels>
+__attribute__((noinline)) void add_last_channels(const ColumnsJob& job, ColumnWork work,
+                                                 std::int64_t channels) {
+  if constexpr (kMaxChannels > 4) {
+    if ((channels & 4) != 0) add_channels<V, kVectors, 4>(job, work);
+  }
+  if ((channels & 2) != 0) add_channels<V, kVectors, 2>(job, work);
+  if ((channels & 1) != 0) add_channels<V, kVectors, 1>(job, work);
+}
+
+template <class V, int kVectors, int kMaxChannels>
+void accumulate_columns(ColumnsJob& job) {
+  for (std::int64_t i = 0; i < job.filters * kVectors * V::kLanes; i += V::kLanes) {
+    V::store(job.sums + i, V::zero());
+  }
+  const std::int64_t group_size = job.group_filters * job.group_channels;
+  std::int64_t tap = 0;
+  for (std::int64_t column = 0; column < job.columns; ++column) {
+    ColumnWork work;
+    work.entry = job.filter_groups + job.row_offsets[column];
+    work.end = job.filter_groups + job.row_offsets[column + 1];
+    work.inside = job.inside == nullptr ? ~std::uint64_t{0} : job.inside[tap];
+    if (++tap == job.taps) tap = 0;
+    while (work.entry != work.end && *work.entry < job.begin_wanted) ++work.entry;
+    while (work.entry != work.end && work.end[-1] >= job.end_wanted) --work.end;
+    if (work.entry == work.end) continue;
+    work.weight = job.values + (work.entry - job.filter_groups) * group_size;
+    work.activation = job.tile + job.column_offset[column];
+    std::int64_t channels =
+        column >= job.columns - job.taps ? job.last_channels : job.group_channels;
+    for (; channels >= kMaxChannels; channels -= kMaxChannels) {
+      add_channels<V, kVectors, kMaxChannels>(job, work);
+    }
+    if (channels != 0) add_last_channels<V, kVectors, kMaxChannels>(job, work, channels);
+  }
+  job.ran = L1SPARSE_KERNEL_ISA;
+}
+
+}  // namespace
+}  // namespace l1sparse
+
+// One entry of an instruction set's table: kVectors of V make the tile, and registers hold the
+// activations of kMaxChannels channels.
+#define L1SPARSE_PIXEL_TILE(V, kVectors, kMaxChannels, cost) \
+  {kVectors * V::kLanes, cost, &accumulate_columns<V, kVectors, kMaxChannels>}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: MIT
+#include "kernels/conv2d/plan.h"
+
+namespace l1sparse {
+
+const Conv2dKernels& kernels_for(Isa isa) {
+  switch (isa) {
+#define L1SPARSE_ISA(name) \
+  case Isa::name:          \
+    return conv2d_##name;
+#include "base/isa.inc"
+#undef L1SPARSE_ISA
+  }
+  return conv2d_scalar;
+}
+
+PanelAxis plan_axis(std::int64_t outputs, std::int64_t stride, std::int64_t kernel,
+                    std::int64_t dilation, AxisRun* runs, std::int64_t* tap_start) {
+  // In units of one phase: tap k of output t reads element t + k * dilation / stride.
+  std::int64_t run_count = 0;
+  for (std::int64_t k = 0; k < kernel; ++k) {
+    const std::int64_t phase = k * dilation % stride, step = k * dilation / stride;
+    AxisRun* run = nullptr;
+    for (std::int64_t i = run_count - 1; i >= 0 && run == nullptr; --i) {
+      const std::int64_t first = runs[i].source / stride;
+      if (runs[i].source % stride == phase && step - first <= runs[i].count) run = runs + i;
+    }
+    if (run == nullptr) {
+      run = runs + run_count++;
+      *run = {0, 0, phase + step * stride, stride};
+    }
+    run->count = larger(run->count, step - run->source / stride + outputs);
+  }
+  std::int64_t extent = 0;
+  for (std::int64_t i = 0; i < run_count; ++i) {
+    runs[i].start = extent;
+    extent += runs[i].count;
+  }
+  for (std::int64_t k = 0; k < kernel; ++k) {
+    const std::int64_t phase = k * dilation % stride, step = k * dilation / stride;
+    for (std::int64_t i = 0; i < run_count; ++i) {
+      const std::int64_t at = step - runs[i].source / stride;
+      if (runs[i].source % stride == phase && at >= 0 && at + outputs <= runs[i].count) {
+        tap_start[k] = runs[i].start + at;
+      }
+    }
+  }
+  return {runs, run_count, extent};
+}
+
+std::int64_t axis_extent_bound(std::int64_t outputs, std::int64_t kernel, std::int64_t dilation,
+                               std::int64_t stride) {
+  const std::int64_t by_tap = checked_mul(outputs, kernel);
+  const std::int64_t span =
+      checked_mul(checked_add(checked_add(checked_mul(kernel - 1, dilation) / stride, 1), outputs),
+                  smaller(stride, kernel));
+  return smaller(by_tap, span);
+}
+
+FinishJob finish_job(const Conv2dProblem& problem, const Conv2dTensors& tensors, std::int64_t image,
+                     std::int64_t filter, std::int64_t out_y, std::int64_t out_x) {
+  const std::int64_t channels = problem.weight.shape.out_channels;
+  const std::int64_t pixels = problem.out_h * problem.out_w;
+  const Strides4 strides = problem.channels_last
+                               ? Strides4{pixels * channels, 1, problem.out_w * channels, channels}
+                               : Strides4{pixels * channels, pixels, problem.out_w, 1};
+  const std::int64_t position =
+      image * strides.n + filter * strides.c + out_y * strides.h + out_x * strides.w;
+  FinishJob job{};
+  job.bias = tensors.bias == nullptr ? nullptr : tensors.bias + filter;
+  job.residual = tensors.residual == nullptr ? nullptr : tensors.residual + position;
+  job.output = tensors.output + position;
+  job.filter_stride = strides.c;
+  job.row_stride = strides.h;
+  job.col_stride = strides.w;
+  job.relu = problem.activation == Activation::relu;
+  return job;
+}
+
+}  // namespace l1sparse

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: MIT
+// What the plans of all strategies are made of, and the strategies' entry points.
+#pragma once
+
+#include "base/checked.h"
+#include "kernels/conv2d/conv2d.h"
+#include "kernels/conv2d/kernel.h"
+
+namespace l1sparse {
+
+constexpr std::int64_t kFloatBytes = sizeof(float);
+constexpr std::int64_t kAlignment = 64;
+
+inline std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+inline std::int64_t larger(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
+
+const Conv2dKernels& kernels_for(Isa isa);
+
+// Maps the input coordinates that `outputs` neighbouring outputs read to panel coordinates. Writes
+// at most `kernel` runs, and each tap's panel coordinate for the first output.
+PanelAxis plan_axis(std::int64_t outputs, std::int64_t stride, std::int64_t kernel,
+                    std::int64_t dilation, AxisRun* runs, std::int64_t* tap_start);
+
+// Panel coordinates of one axis for a band of `outputs`: no more than the input's own span, nor
+// than every tap by itself.
+std::int64_t axis_extent_bound(std::int64_t outputs, std::int64_t kernel, std::int64_t dilation,
+                               std::int64_t stride);
+
+// The last step's job for outputs from (filter, out_y, out_x) of an image on; sums and extents are
+// left to the caller.
+FinishJob finish_job(const Conv2dProblem& problem, const Conv2dTensors& tensors, std::int64_t image,
+                     std::int64_t filter, std::int64_t out_y, std::int64_t out_x);
+
+// The strategies, on checked problems with outputs: see conv2d.h for what the functions do.
+#define L1SPARSE_STRATEGY(name)                                                             \
+  Status name##_workspace(const Conv2dProblem& problem, Isa isa, std::int64_t threads,      \
+                          std::int64_t* bytes);                                             \
+  Status name##_conv2d(const Conv2dProblem& problem, const Conv2dTensors& tensors, Isa isa, \
+                       const Parallel& parallel, void* workspace, const char** ran);
+#include "format/strategy.inc"
+#undef L1SPARSE_STRATEGY
+
+}  // namespace l1sparse
