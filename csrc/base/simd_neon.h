@@ -23,7 +23,7 @@ struct F32x4 {
     for (int i = 0; i < n; ++i) lane[i] = from[i];
     return vld1q_f32(lane);
   }
-  static Reg load_even(const float* from) { return vld2q_f32(from).val[0]; }
+  static Reg even(Reg a, Reg b) { return vuzp1q_f32(a, b); }
   using Lanes = std::uint32_t;
   static Lanes lanes_of_bits(std::uint32_t bits) { return bits; }
   static Reg load_lanes(const float* from, Lanes lanes) {

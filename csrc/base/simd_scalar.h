@@ -26,8 +26,8 @@ struct F32x4 {
     for (int i = 0; i < n; ++i) r.lane[i] = from[i];
     return r;
   }
-  // Every second float: from[0] to from[2 * kLanes - 2]; one more is read.
-  static Reg load_even(const float* from) { return {{from[0], from[2], from[4], from[6]}}; }
+  // Every second lane of a, then of b.
+  static Reg even(Reg a, Reg b) { return {{a.lane[0], a.lane[2], b.lane[0], b.lane[2]}}; }
   // Lane i where bit i is set; the others are 0 and their memory is not read.
   using Lanes = std::uint32_t;
   static Lanes lanes_of_bits(std::uint32_t bits) { return bits; }

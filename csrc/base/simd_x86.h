@@ -95,10 +95,9 @@ struct F32x8 {
   static Reg load_partial(const float* from, int n) {
     return load_masked(from, first_lanes(n), zero());
   }
-  // from[0], from[2], ... from[14]; from[15] is read as well.
-  static Reg load_even(const float* from) {
-    const Reg even = _mm256_shuffle_ps(load(from), load(from + 8), 0x88);
-    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(even), 0xD8));
+  static Reg even(Reg a, Reg b) {
+    const __m256d pairs = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88));
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(pairs, 0xD8));
   }
   static void store(float* to, Reg r) { _mm256_storeu_ps(to, r); }
   static void store_partial(float* to, Reg r, int n) { store_masked(to, first_lanes(n), r); }
@@ -155,9 +154,13 @@ struct F32x16 {
   static Reg broadcast(float x) { return _mm512_set1_ps(x); }
   static void store(float* to, Reg r) { _mm512_storeu_ps(to, r); }
   static Reg load(const float* from) { return _mm512_loadu_ps(from); }
+  static __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1); }
   static Reg load_partial(const float* from, int n) {
-    return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), from);
+    return _mm512_maskz_loadu_ps(first(n), from);
   }
+  static void store_partial(float* to, Reg r, int n) { _mm512_mask_storeu_ps(to, first(n), r); }
+  static Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
+  static Reg relu(Reg a) { return _mm512_max_ps(zero(), a); }
   using Lanes = __mmask16;
   static Lanes lanes_of_bits(std::uint32_t bits) { return static_cast<Lanes>(bits); }
   static Reg load_lanes(const float* from, Lanes lanes) {

@@ -20,8 +20,11 @@ constexpr PixelTile kPixelTiles[] = {
     L1SPARSE_PIXEL_TILE(F32x8, 1, 8, 160)};
 }  // namespace
 
-const Conv2dKernels conv2d_avx512 = {kTiles,        sizeof(kTiles) / sizeof(kTiles[0]),
-                                     kPixelTiles,   sizeof(kPixelTiles) / sizeof(kPixelTiles[0]),
-                                     true,          &gather_planes<F32x8>,
-                                     &finish<F32x8>};
+const Conv2dKernels conv2d_avx512 = {kTiles,
+                                     sizeof(kTiles) / sizeof(kTiles[0]),
+                                     kPixelTiles,
+                                     sizeof(kPixelTiles) / sizeof(kPixelTiles[0]),
+                                     true,
+                                     &gather_planes<F32x8>,
+                                     &finish<F32x16, F32x8>};
 }  // namespace l1sparse

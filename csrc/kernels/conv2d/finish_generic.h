@@ -38,7 +38,7 @@ L1SPARSE_INLINE void finish_vector(const FinishJob& job, typename V::Reg sum, st
 
 // NCHW: the outputs of a tile row lie side by side.
 template <class V>
-void finish_rows(const FinishJob& job) {
+L1SPARSE_INLINE void finish_rows(const FinishJob& job) {
   constexpr int kLanes = V::kLanes;
   for (std::int64_t filter = 0; filter < job.filters; ++filter) {
     const typename V::Reg bias = V::broadcast(job.bias == nullptr ? 0.0f : job.bias[filter]);
@@ -57,7 +57,7 @@ void finish_rows(const FinishJob& job) {
 
 // NHWC: the filters of an output lie side by side.
 template <class V>
-void finish_pixels(const FinishJob& job) {
+L1SPARSE_INLINE void finish_pixels(const FinishJob& job) {
   constexpr int kLanes = V::kLanes;
   for (std::int64_t filter = 0; filter < job.filters; filter += kLanes) {
     const int count =
@@ -82,12 +82,15 @@ void finish_pixels(const FinishJob& job) {
   }
 }
 
-template <class V>
-void finish(const FinishJob& job) {
+// Wide goes along rows, V (which has to be transposed) across filters.
+template <class Wide, class V>
+void finish(const FinishJob& shared) {
+  // A copy that no store can change, so that its members stay in registers.
+  const FinishJob job = shared;
   if (job.filter_stride == 1) {
     finish_pixels<V>(job);
   } else {
-    finish_rows<V>(job);
+    finish_rows<Wide>(job);
   }
 }
 

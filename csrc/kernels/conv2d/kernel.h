@@ -87,23 +87,25 @@ constexpr std::int64_t sums_pitch(int rows, int cols) { return (rows * cols + 7)
 
 // ---- pixels on the lanes --------------------------------------------------------------------
 //
-// A *plane* holds one channel for the outputs of a band, as one tap column of the kernel sees it:
-// [panel row][output column]. Neighbouring outputs, across the ends of rows too, then read
+// A *plane* holds every col_step-th input column of one channel, as many as a band has output
+// columns: [panel row][column]. Neighbouring outputs, across the ends of rows too, then read
 // neighbouring floats. A column's activations for a tile stay in registers while the filters that
 // kept the column go by; their sums wait in the nearest cache.
 
-// Step 1: copy what a band's outputs read into planes [tap column][channel].
+// Step 1: copy what a band's outputs read into planes [plane set][channel].
 struct PlanesJob {
   const float* input;  // channel 0 of the convolution group
   std::int64_t channel_stride, row_stride, col_stride;
   std::int64_t channels, height, width;  // valid input; everything else reads as 0
-  std::int64_t first_row, first_col;     // input coordinate of panel coordinate "source 0"
+  std::int64_t first_row;                // input row of panel coordinate "source 0"
   PanelAxis rows;
-  std::int64_t cols;                   // outputs in a row of the band
-  std::int64_t row_pitch;              // floats from one panel row to the next
-  std::int64_t col_step;               // input columns from one output to the next
-  std::int64_t tap_columns, tap_step;  // how many, and input columns from one to the next
-  std::int64_t plane_pitch;            // floats from one plane to the next
+  std::int64_t first_col;        // input column of the band
+  const std::int64_t* set_cols;  // input column, from first_col on, that each set starts with
+  std::int64_t sets;
+  std::int64_t cols;         // columns of a plane
+  std::int64_t col_step;     // input columns from one to the next
+  std::int64_t row_pitch;    // floats from one panel row to the next
+  std::int64_t plane_pitch;  // floats from one plane to the next
   float* planes;
   float* lines;  // scratch of plane_lines * line_pitch floats
   std::int64_t line_pitch;

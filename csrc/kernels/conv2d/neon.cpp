@@ -17,8 +17,11 @@ constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x4, 3, 8, 150),
                                      L1SPARSE_PIXEL_TILE(F32x4, 1, 8, 56)};
 }  // namespace
 
-const Conv2dKernels conv2d_neon = {kTiles,        sizeof(kTiles) / sizeof(kTiles[0]),
-                                   kPixelTiles,   sizeof(kPixelTiles) / sizeof(kPixelTiles[0]),
-                                   false,         &gather_planes<F32x4>,
-                                   &finish<F32x4>};
+const Conv2dKernels conv2d_neon = {kTiles,
+                                   sizeof(kTiles) / sizeof(kTiles[0]),
+                                   kPixelTiles,
+                                   sizeof(kPixelTiles) / sizeof(kPixelTiles[0]),
+                                   false,
+                                   &gather_planes<F32x4>,
+                                   &finish<F32x4, F32x4>};
 }  // namespace l1sparse

@@ -6,7 +6,7 @@
 // activations are brought to registers column by column, and every filter of the block that kept
 // the column adds its products to its sums. The sums of a tile and block stay in the first-level
 // cache and are finished into the output. Where outputs and inputs of a channel already lie alike,
-// the input is read in place, and bits say which outputs of a tile read past its edges. Bands, and
+// the input is read in place. Bands, and
 // ranges of filter blocks where bands are few, are what threads share out.
 #include "kernels/conv2d/plan.h"
 
@@ -25,11 +25,18 @@ struct TileChoice {
   const PixelTile* first[kPlannedUnits + 1];
 };
 
+// Where a tile's activations come from.
+enum class Source {
+  in_place,  // the input itself; bits say which outputs of a tile read past its edges
+  by_phase,  // planes of every stride-th input column; bits as well
+  by_tap,    // planes as each tap column of the kernel sees them; they hold the zeros of the edges
+};
+
 // Taps whose bits a thread keeps on its stack.
-constexpr std::int64_t kMaxInPlaceTaps = 121;
+constexpr std::int64_t kMaxTapsWithBits = 121;
 
 struct Plan {
-  bool direct;  // planes are the input itself
+  Source source;
   std::int64_t band_rows, band_cols;
   std::int64_t bands_y, bands_x;
   std::int64_t filters;  // of a convolution group
@@ -41,7 +48,7 @@ struct Plan {
   std::int64_t unit;  // outputs of the narrowest tile
   TileChoice tiles;
   // Workspace layout, in bytes.
-  std::int64_t row_runs_at, row_taps_at, column_offsets_at;
+  std::int64_t row_runs_at, row_taps_at, set_cols_at, column_offsets_at;
   std::int64_t slots_at, slot_bytes, lines_at, sums_at, total_bytes;
 };
 
@@ -57,8 +64,11 @@ std::int64_t band_floats(const Conv2dProblem& problem, const Plan& plan, std::in
   const WeightShape& shape = problem.weight.shape;
   const std::int64_t panel_rows =
       axis_extent_bound(rows, shape.kernel_h, problem.dilation_h, problem.stride_h);
-  const std::int64_t tap_columns = plan.direct ? 1 : shape.kernel_w;
-  const std::int64_t planes = checked_mul(tap_columns, shape.in_channels);
+  const std::int64_t sets = plan.source == Source::in_place ? 1
+                            : plan.source == Source::by_tap
+                                ? shape.kernel_w
+                                : smaller(shape.kernel_w, problem.stride_w);
+  const std::int64_t planes = checked_mul(sets, shape.in_channels);
   return checked_add(checked_mul(planes, plane_pitch(panel_rows, cols)), plan.widest);
 }
 
@@ -88,16 +98,20 @@ void plan_tiles(const Conv2dKernels& kernels, Plan* plan) {
   plan->tiles = choose_tiles(kernels, plan->unit);
 }
 
-// Whether output (y, x) of tap (0, 0) reads the float y * width + x of a channel, plus a constant.
-bool reads_in_place(const Conv2dProblem& problem, const Conv2dKernels& kernels) {
+Source choose_source(const Conv2dProblem& problem, const Conv2dKernels& kernels) {
   const WeightShape& shape = problem.weight.shape;
+  const bool bits = kernels.masks_are_cheap &&
+                    shape.kernel_h * shape.kernel_w <= kMaxTapsWithBits &&
+                    problem.dilation_h <= problem.in_h && problem.dilation_w <= problem.in_w;
+  // Output (y, x) of tap (0, 0) reads float y * width + x of a channel, plus a constant.
   const bool alike = problem.stride_h == 1 && problem.stride_w == 1 &&
                      problem.in_w == problem.out_w && problem.input_strides.w == 1 &&
                      (problem.in_h == 1 || problem.input_strides.h == problem.in_w);
   const bool no_edges = shape.kernel_h * shape.kernel_w == 1 && problem.in_h == problem.out_h;
-  return alike && shape.kernel_h * shape.kernel_w <= kMaxInPlaceTaps &&
-         problem.dilation_h <= problem.in_h && problem.dilation_w <= problem.in_w &&
-         (no_edges || kernels.masks_are_cheap);
+  if (alike && (no_edges || bits)) return Source::in_place;
+  // What a plane leaves out has to lie outside of the input.
+  const bool holds_phase = ceil_div(problem.in_w, problem.stride_w) <= problem.out_w;
+  return bits && holds_phase ? Source::by_phase : Source::by_tap;
 }
 
 void plan_bands(const Conv2dProblem& problem, std::int64_t threads, Plan* plan) {
@@ -142,8 +156,12 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pl
   const GroupGrid& grid = problem.weight.grid;
   const Conv2dKernels& kernels = kernels_for(isa);
   plan_tiles(kernels, plan);
-  plan->direct = reads_in_place(problem, kernels);
+  plan->source = choose_source(problem, kernels);
   plan_bands(problem, threads, plan);
+  if (plan->source == Source::by_phase && plan->bands_x > 1) {
+    plan->source = Source::by_tap;
+    plan_bands(problem, threads, plan);
+  }
   const std::int64_t bands = checked_mul(checked_mul(problem.batch, problem.groups),
                                          checked_mul(plan->bands_y, plan->bands_x));
   plan->filters = shape.out_channels / problem.groups;
@@ -159,9 +177,10 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pl
   plan->items = checked_mul(bands, plan->filter_parts);
   plan->slots = smaller(threads, plan->items);
 
+  const bool copies = plan->source != Source::in_place;
   const std::int64_t planes =
-      plan->direct ? 0 : band_floats(problem, *plan, plan->band_rows, plan->band_cols);
-  plan->line_pitch = plan->direct ? 0 : round_up(problem.in_w, 16);
+      copies ? band_floats(problem, *plan, plan->band_rows, plan->band_cols) : 0;
+  plan->line_pitch = copies ? round_up(problem.in_w, 16) : 0;
   plan->lines_at = round_up(checked_mul(planes, kFloatBytes), kAlignment);
   plan->sums_at =
       checked_add(plan->lines_at, checked_mul(plan->line_pitch, kPlaneLines * kFloatBytes));
@@ -175,6 +194,7 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pl
   };
   plan->row_runs_at = reserve(shape.kernel_h, sizeof(AxisRun));
   plan->row_taps_at = reserve(shape.kernel_h, sizeof(std::int64_t));
+  plan->set_cols_at = reserve(shape.kernel_w, sizeof(std::int64_t));
   plan->column_offsets_at = reserve(grid.columns(), sizeof(std::int64_t));
   plan->slots_at = reserve(plan->slots, round_up(plan->slot_bytes, kAlignment));
   plan->slot_bytes = round_up(plan->slot_bytes, kAlignment);
@@ -192,6 +212,8 @@ struct Run {
   const Conv2dKernels& kernels;
   Plan plan;
   PanelAxis rows;
+  const std::int64_t* set_cols;
+  std::int64_t sets;
   const std::int64_t* column_offsets;
   std::int64_t channel_pitch;
   char* workspace;
@@ -239,13 +261,13 @@ void gather(const Run& run, const Item& item, char* slot) {
   job.height = problem.in_h;
   job.width = problem.in_w;
   job.first_row = item.out_y * problem.stride_h - problem.pad_top;
-  job.first_col = item.out_x * problem.stride_w - problem.pad_left;
+  job.first_col = item.out_x * problem.stride_w;
   job.rows = run.rows;
   job.cols = item.cols;
   job.row_pitch = run.plan.band_cols;
   job.col_step = problem.stride_w;
-  job.tap_columns = problem.weight.shape.kernel_w;
-  job.tap_step = problem.dilation_w;
+  job.set_cols = run.set_cols;
+  job.sets = run.sets;
   job.plane_pitch = run.channel_pitch;
   job.planes = reinterpret_cast<float*>(slot);
   job.lines = reinterpret_cast<float*>(slot + run.plan.lines_at);
@@ -253,19 +275,20 @@ void gather(const Run& run, const Item& item, char* slot) {
   run.kernels.gather_planes(job);
 }
 
-// Bits of one tile read in place: which of the outputs from position `first` on read inside the
-// input, for each tap.
-void find_inside(const Conv2dProblem& problem, std::int64_t first, std::int64_t count,
-                 std::uint64_t* inside) {
+// For each tap, which of the outputs from position `first` on read inside the input; planes have
+// all the rows that are read.
+void find_inside(const Conv2dProblem& problem, Source source, std::int64_t first,
+                 std::int64_t count, std::uint64_t* inside) {
   const WeightShape& shape = problem.weight.shape;
-  std::uint64_t rows[kMaxInPlaceTaps] = {}, cols[kMaxInPlaceTaps] = {};
+  std::uint64_t rows[kMaxTapsWithBits] = {}, cols[kMaxTapsWithBits] = {};
   std::int64_t out_y = first / problem.out_w, out_x = first % problem.out_w;
   for (std::int64_t i = 0; i < count; ++i) {
     std::int64_t at = out_y - problem.pad_top;
     for (std::int64_t y = 0; y < shape.kernel_h; ++y, at += problem.dilation_h) {
-      rows[y] |= static_cast<std::uint64_t>(at >= 0 && at < problem.in_h) << i;
+      const bool readable = source != Source::in_place || (at >= 0 && at < problem.in_h);
+      rows[y] |= static_cast<std::uint64_t>(readable) << i;
     }
-    at = out_x - problem.pad_left;
+    at = out_x * problem.stride_w - problem.pad_left;
     for (std::int64_t x = 0; x < shape.kernel_w; ++x, at += problem.dilation_w) {
       cols[x] |= static_cast<std::uint64_t>(at >= 0 && at < problem.in_w) << i;
     }
@@ -286,9 +309,9 @@ const char* run_item(const Run& run, std::int64_t index, char* slot) {
   const Item item = item_at(plan, problem, index);
   const auto* planes = reinterpret_cast<const float*>(slot);
   const std::int64_t outputs = item.rows * item.cols;
-  if (!plan.direct) gather(run, item, slot);
+  if (plan.source != Source::in_place) gather(run, item, slot);
 
-  std::uint64_t inside[kMaxInPlaceTaps];
+  std::uint64_t inside[kMaxTapsWithBits];
   ColumnsJob job;
   job.columns = weight.grid.columns();
   job.taps = weight.grid.taps;
@@ -302,7 +325,7 @@ const char* run_item(const Run& run, std::int64_t index, char* slot) {
   job.end_wanted = static_cast<std::uint32_t>(ceil_div(item.end_filter, weight.grid.filters));
   job.column_offset = run.column_offsets;
   job.channel_pitch = run.channel_pitch;
-  job.inside = plan.direct ? inside : nullptr;
+  job.inside = plan.source == Source::by_tap ? nullptr : inside;
   job.sums = reinterpret_cast<float*>(slot + plan.sums_at);
   job.ran = nullptr;
   for (std::int64_t block = item.first_filter / plan.block_filters;
@@ -318,13 +341,9 @@ const char* run_item(const Run& run, std::int64_t index, char* slot) {
       const std::int64_t left = outputs - at, units = ceil_div(left, plan.unit);
       const PixelTile& tile = *plan.tiles.first[smaller(units, kPlannedUnits)];
       const std::int64_t count = smaller(tile.outputs, left);
-      if (plan.direct) {
-        const std::int64_t position = item.out_y * problem.out_w + item.out_x + at;
-        find_inside(problem, position, count, inside);
-        job.tile = input_of(run, item) + position;
-      } else {
-        job.tile = planes + at;
-      }
+      const std::int64_t position = item.out_y * problem.out_w + item.out_x + at;
+      if (job.inside != nullptr) find_inside(problem, plan.source, position, count, inside);
+      job.tile = plan.source == Source::in_place ? input_of(run, item) + position : planes + at;
       tile.accumulate(job);
 
       FinishJob finish = finish_job(problem, run.tensors, item.image, first,
@@ -380,24 +399,34 @@ Status pixels_conv2d(const Conv2dProblem& problem, const Conv2dTensors& tensors,
   const PanelAxis rows =
       plan_axis(plan.band_rows, problem.stride_h, shape.kernel_h, problem.dilation_h,
                 reinterpret_cast<AxisRun*>(base + plan.row_runs_at), row_taps);
+  const bool in_place = plan.source == Source::in_place;
   const std::int64_t channel_pitch =
-      plan.direct ? problem.input_strides.c : plane_pitch(rows.extent, plan.band_cols);
-  for (std::int64_t group = 0; group < problem.weight.grid.channel_groups; ++group) {
-    const std::int64_t channel = group * problem.weight.grid.channels;
-    for (std::int64_t y = 0; y < shape.kernel_h; ++y) {
-      for (std::int64_t x = 0; x < shape.kernel_w; ++x) {
+      in_place ? problem.input_strides.c : plane_pitch(rows.extent, plan.band_cols);
+  auto* const set_cols = reinterpret_cast<std::int64_t*>(base + plan.set_cols_at);
+  std::int64_t sets = 0;
+  for (std::int64_t x = 0; x < shape.kernel_w; ++x) {
+    const std::int64_t shift_x = x * problem.dilation_w - problem.pad_left;
+    // The set of planes that the tap column reads, and how many columns from its first one.
+    std::int64_t set = 0, start = shift_x;
+    if (plan.source == Source::by_phase) {
+      start = (shift_x % problem.stride_w + problem.stride_w) % problem.stride_w;
+    }
+    while (set < sets && set_cols[set] != start) ++set;
+    if (set == sets && !in_place) set_cols[sets++] = start;
+    const std::int64_t skipped = (shift_x - start) / problem.stride_w;
+    for (std::int64_t group = 0; group < problem.weight.grid.channel_groups; ++group) {
+      const std::int64_t channel = group * problem.weight.grid.channels;
+      for (std::int64_t y = 0; y < shape.kernel_h; ++y) {
         const std::int64_t shift_y = y * problem.dilation_h - problem.pad_top;
-        const std::int64_t shift_x = x * problem.dilation_w - problem.pad_left;
-        *column_offsets++ = plan.direct ? channel * channel_pitch + shift_y * problem.in_w + shift_x
-                                        : (x * shape.in_channels + channel) * channel_pitch +
-                                              row_taps[y] * plan.band_cols;
+        column_offsets[(group * shape.kernel_h + y) * shape.kernel_w + x] =
+            in_place ? channel * channel_pitch + shift_y * problem.in_w + shift_x
+                     : (set * shape.in_channels + channel) * channel_pitch +
+                           row_taps[y] * plan.band_cols + skipped;
       }
     }
   }
-  Run run{
-      problem,       tensors, kernels_for(isa),
-      plan,          rows,    reinterpret_cast<const std::int64_t*>(base + plan.column_offsets_at),
-      channel_pitch, base,    ran};
+  Run run{problem, tensors,        kernels_for(isa), plan, rows, set_cols,
+          sets,    column_offsets, channel_pitch,    base, ran};
   parallel.for_each(plan.slots, run_slot, &run);
   return {};
 }

@@ -13,25 +13,43 @@ namespace {
 
 // ---- gather ---------------------------------------------------------------------------------
 
-// to[i] = line[i * step], where `readable` floats from `line` on may be read.
+// Bits `from` to `to` - 1, as far as they are bits of a vector.
+inline std::uint32_t bits_between(std::int64_t from, std::int64_t to) {
+  const std::int64_t low = clamp(from, 0, 31), high = clamp(to, low, 31);
+  return static_cast<std::uint32_t>((std::int64_t{1} << high) - (std::int64_t{1} << low));
+}
+
+// to[i] = line[i * step] for begin <= i < end, else 0, for every i < count.
 template <class V>
-void copy_every(const float* line, std::int64_t readable, std::int64_t step, std::int64_t count,
-                float* to) {
+L1SPARSE_INLINE void copy_every(const float* line, std::int64_t step, std::int64_t begin,
+                                std::int64_t end, std::int64_t count, float* to) {
   constexpr int kLanes = V::kLanes;
-  std::int64_t i = 0;
-  if (step == 1) {
-    for (; i + kLanes <= count; i += kLanes) V::store(to + i, V::load(line + i));
-  } else if (step == 2) {
-    for (; i + kLanes <= count && 2 * (i + kLanes) <= readable; i += kLanes) {
-      V::store(to + i, V::load_even(line + 2 * i));
-    }
-  }
-  if (step == 1 && i < count) {
-    const int left = static_cast<int>(count - i);
-    V::store_partial(to + i, V::load_partial(line + i, left), left);
+  if (step > 2) {
+    for (std::int64_t i = 0; i < count; ++i) to[i] = i >= begin && i < end ? line[i * step] : 0.0f;
     return;
   }
-  for (; i < count; ++i) to[i] = line[i * step];
+  for (std::int64_t i = 0; i < count; i += kLanes) {
+    // The last float that a full vector reads is not one that it needs when the step is 2.
+    const bool full = i >= begin && i + kLanes + (step - 1) <= end;
+    const float* from = line + i * step;
+    typename V::Reg r;
+    if (step == 1) {
+      r = full ? V::load(from)
+               : V::load_lanes(from, V::lanes_of_bits(bits_between(begin - i, end - i)));
+    } else if (full) {
+      r = V::even(V::load(from), V::load(from + kLanes));
+    } else {
+      const std::int64_t low = 2 * (begin - i), high = 2 * (end - i) - 1;
+      r = V::even(V::load_lanes(from, V::lanes_of_bits(bits_between(low, high))),
+                  V::load_lanes(from + kLanes,
+                                V::lanes_of_bits(bits_between(low - kLanes, high - kLanes))));
+    }
+    if (i + kLanes <= count) {
+      V::store(to + i, r);
+    } else {
+      V::store_partial(to + i, r, static_cast<int>(count - i));
+    }
+  }
 }
 
 // The columns [low, high) of an input row, `channels` <= V::kLanes channels of it, to lines.
@@ -59,39 +77,38 @@ void gather_lines(const PlanesJob& job, const float* row, int channels, std::int
   }
 }
 
-// One input row of some channels to the planes of every tap column.
+// One input row of some channels to the planes of every set.
 template <class V>
 void gather_plane_rows(const PlanesJob& job, const float* row, std::int64_t channel, int channels,
                        std::int64_t panel_row) {
-  const std::int64_t span =
-      (job.cols - 1) * job.col_step + (job.tap_columns - 1) * job.tap_step + 1;
-  const std::int64_t low = clamp(job.first_col, 0, job.width);
-  const std::int64_t high = clamp(job.first_col + span, low, job.width);
-  const float* lines = row + low;
+  const float* lines = row;
   std::int64_t line_pitch = job.channel_stride;
   if (job.col_stride != 1) {
+    std::int64_t low = job.width, high = 0;
+    for (std::int64_t set = 0; set < job.sets; ++set) {
+      const std::int64_t first = job.first_col + job.set_cols[set];
+      const std::int64_t last = first + (job.cols - 1) * job.col_step;
+      low = first < low ? first : low;
+      high = last + 1 > high ? last + 1 : high;
+    }
+    low = clamp(low, 0, job.width);
+    high = clamp(high, low, job.width);
     gather_lines<V>(job, row, channels, low, high);
-    lines = job.lines;
+    lines = job.lines - low;
     line_pitch = job.line_pitch;
   }
-  for (std::int64_t tap = 0; tap < job.tap_columns; ++tap) {
-    const std::int64_t first = job.first_col + tap * job.tap_step;
-    // The stretch of outputs that read inside the input.
+  for (std::int64_t set = 0; set < job.sets; ++set) {
+    const std::int64_t first = job.first_col + job.set_cols[set];
+    // The stretch of columns that lie inside the input.
     const std::int64_t begin =
         clamp(first < 0 ? (-first + job.col_step - 1) / job.col_step : 0, 0, job.cols);
     const std::int64_t end =
         clamp(first < job.width ? (job.width - first + job.col_step - 1) / job.col_step : 0, begin,
               job.cols);
-    const std::int64_t source = first + begin * job.col_step - low;
     for (int c = 0; c < channels; ++c) {
-      float* to = job.planes + (tap * job.channels + channel + c) * job.plane_pitch +
-                  panel_row * job.row_pitch;
-      fill_zero(to, begin);
-      if (begin < end) {
-        copy_every<V>(lines + c * line_pitch + source, high - low - source, job.col_step,
-                      end - begin, to + begin);
-      }
-      fill_zero(to + end, job.cols - end);
+      copy_every<V>(lines + c * line_pitch + first, job.col_step, begin, end, job.cols,
+                    job.planes + (set * job.channels + channel + c) * job.plane_pitch +
+                        panel_row * job.row_pitch);
     }
   }
 }
@@ -112,9 +129,9 @@ void gather_planes(const PlanesJob& job) {
                                channel, channels, panel_row);
           continue;
         }
-        for (std::int64_t tap = 0; tap < job.tap_columns; ++tap) {
+        for (std::int64_t set = 0; set < job.sets; ++set) {
           for (int c = 0; c < channels; ++c) {
-            fill_zero(job.planes + (tap * job.channels + channel + c) * job.plane_pitch +
+            fill_zero(job.planes + (set * job.channels + channel + c) * job.plane_pitch +
                           panel_row * job.row_pitch,
                       job.cols);
           }
@@ -200,7 +217,9 @@ __attribute__((noinline)) void add_last_channels(const ColumnsJob& job, ColumnWo
 }
 
 template <class V, int kVectors, int kMaxChannels>
-void accumulate_columns(ColumnsJob& job) {
+void accumulate_columns(ColumnsJob& shared) {
+  // A copy that no store can change, so that its members stay in registers.
+  const ColumnsJob job = shared;
   for (std::int64_t i = 0; i < job.filters * kVectors * V::kLanes; i += V::kLanes) {
     V::store(job.sums + i, V::zero());
   }
@@ -224,7 +243,7 @@ void accumulate_columns(ColumnsJob& job) {
     }
     if (channels != 0) add_last_channels<V, kVectors, kMaxChannels>(job, work, channels);
   }
-  job.ran = L1SPARSE_KERNEL_ISA;
+  shared.ran = L1SPARSE_KERNEL_ISA;
 }
 
 }  // namespace

@@ -51,9 +51,10 @@ PanelAxis plan_axis(std::int64_t outputs, std::int64_t stride, std::int64_t kern
 std::int64_t axis_extent_bound(std::int64_t outputs, std::int64_t kernel, std::int64_t dilation,
                                std::int64_t stride) {
   const std::int64_t by_tap = checked_mul(outputs, kernel);
-  const std::int64_t span =
-      checked_mul(checked_add(checked_add(checked_mul(kernel - 1, dilation) / stride, 1), outputs),
-                  smaller(stride, kernel));
+  const std::int64_t phases = smaller(stride, kernel);
+  if (dilation == 1) return checked_add(checked_mul(outputs, phases), kernel - phases);
+  const std::int64_t span = checked_mul(
+      checked_add(checked_add(checked_mul(kernel - 1, dilation) / stride, 1), outputs), phases);
   return smaller(by_tap, span);
 }
 
