@@ -14,8 +14,8 @@ from torch.utils.cpp_extension import BuildExtension, CppExtension
 ISA_FLAGS: dict[str, dict[str, list[str]]] = {
     "x86_64": {
         "scalar": [],
-        "avx2": ["-mavx2", "-mfma"],
-        "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"],
+        "avx2": ["-mavx2", "-mfma", "-mf16c"],
+        "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"],
     },
     "aarch64": {"scalar": [], "neon": []},
 }

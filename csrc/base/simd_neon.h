@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "base/half.h"
+
 namespace l1sparse {
 namespace {
 
@@ -18,9 +20,16 @@ struct F32x4 {
   static Reg zero() { return vdupq_n_f32(0.0f); }
   static Reg broadcast(float x) { return vdupq_n_f32(x); }
   static Reg load(const float* from) { return vld1q_f32(from); }
-  static Reg load_partial(const float* from, int n) {
+  static Reg load(const BFloat16* from) {
+    return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(&from->bits), 16));
+  }
+  static Reg load(const Float16* from) {
+    return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(&from->bits)));
+  }
+  template <class T>
+  static Reg load_partial(const T* from, int n) {
     float lane[4] = {};
-    for (int i = 0; i < n; ++i) lane[i] = from[i];
+    for (int i = 0; i < n; ++i) lane[i] = to_float(from[i]);
     return vld1q_f32(lane);
   }
   static Reg even(Reg a, Reg b) { return vuzp1q_f32(a, b); }
@@ -32,13 +41,27 @@ struct F32x4 {
     return vld1q_f32(lane);
   }
   static void store(float* to, Reg r) { vst1q_f32(to, r); }
-  static void store_partial(float* to, Reg r, int n) {
+  static void store(BFloat16* to, Reg r) {
+    const uint32x4_t bits = vreinterpretq_u32_f32(r);
+    const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+    const uint32x4_t rounded = vaddq_u32(vaddq_u32(bits, vdupq_n_u32(0x7fff)), odd);
+    const uint32x4_t number = vceqq_f32(r, r);
+    const uint32x4_t result = vbslq_u32(number, rounded, vdupq_n_u32(0x7fc00000));
+    vst1_u16(&to->bits, vshrn_n_u32(result, 16));
+  }
+  static void store(Float16* to, Reg r) {
+    vst1_u16(&to->bits, vreinterpret_u16_f16(vcvt_f16_f32(r)));
+  }
+  template <class T>
+  static void store_partial(T* to, Reg r, int n) {
     float lane[4];
     vst1q_f32(lane, r);
-    for (int i = 0; i < n; ++i) to[i] = lane[i];
+    for (int i = 0; i < n; ++i) from_float(lane[i], to + i);
   }
   static Reg add(Reg a, Reg b) { return vaddq_f32(a, b); }
-  static Reg relu(Reg a) { return vmaxq_f32(a, zero()); }
+  static Reg mul(Reg a, Reg b) { return vmulq_f32(a, b); }
+  static Reg max(Reg bound, Reg x) { return vmaxq_f32(bound, x); }
+  static Reg min(Reg bound, Reg x) { return vminq_f32(bound, x); }
   static Reg abs(Reg a) { return vabsq_f32(a); }
   static Reg fma(Reg a, Reg b, Reg c) { return vfmaq_f32(c, a, b); }
   static Reg sum_lanes(const Reg* r) {

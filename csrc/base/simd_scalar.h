@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "base/half.h"
+
 namespace l1sparse {
 namespace {
 
@@ -19,11 +21,16 @@ struct F32x4 {
 
   static Reg zero() { return {}; }
   static Reg broadcast(float x) { return {{x, x, x, x}}; }
-  static Reg load(const float* from) { return {{from[0], from[1], from[2], from[3]}}; }
+  // T is float, BFloat16 or Float16.
+  template <class T>
+  static Reg load(const T* from) {
+    return load_partial(from, 4);
+  }
   // The first n lanes; the others are 0 and their memory is not read. 0 <= n <= kLanes.
-  static Reg load_partial(const float* from, int n) {
+  template <class T>
+  static Reg load_partial(const T* from, int n) {
     Reg r{};
-    for (int i = 0; i < n; ++i) r.lane[i] = from[i];
+    for (int i = 0; i < n; ++i) r.lane[i] = to_float(from[i]);
     return r;
   }
   // Every second lane of a, then of b.
@@ -36,20 +43,30 @@ struct F32x4 {
     for (int i = 0; i < 4; ++i) r.lane[i] = (lanes >> i & 1) != 0 ? from[i] : 0.0f;
     return r;
   }
-  static void store(float* to, Reg r) {
-    for (int i = 0; i < 4; ++i) to[i] = r.lane[i];
+  template <class T>
+  static void store(T* to, Reg r) {
+    store_partial(to, r, 4);
   }
-  static void store_partial(float* to, Reg r, int n) {
-    for (int i = 0; i < n; ++i) to[i] = r.lane[i];
+  template <class T>
+  static void store_partial(T* to, Reg r, int n) {
+    for (int i = 0; i < n; ++i) from_float(r.lane[i], to + i);
   }
   static Reg add(Reg a, Reg b) {
     for (int i = 0; i < 4; ++i) a.lane[i] += b.lane[i];
     return a;
   }
-  // NaN stays NaN, as in torch.relu.
-  static Reg relu(Reg a) {
-    for (int i = 0; i < 4; ++i) a.lane[i] = a.lane[i] < 0.0f ? 0.0f : a.lane[i];
+  static Reg mul(Reg a, Reg b) {
+    for (int i = 0; i < 4; ++i) a.lane[i] *= b.lane[i];
     return a;
+  }
+  // A NaN in x comes out.
+  static Reg max(Reg bound, Reg x) {
+    for (int i = 0; i < 4; ++i) x.lane[i] = x.lane[i] < bound.lane[i] ? bound.lane[i] : x.lane[i];
+    return x;
+  }
+  static Reg min(Reg bound, Reg x) {
+    for (int i = 0; i < 4; ++i) x.lane[i] = x.lane[i] > bound.lane[i] ? bound.lane[i] : x.lane[i];
+    return x;
   }
   static Reg abs(Reg a) {
     for (int i = 0; i < 4; ++i) a.lane[i] = __builtin_fabsf(a.lane[i]);

@@ -7,9 +7,64 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
+
+#include "base/half.h"
 
 namespace l1sparse {
 namespace {
+
+// bfloat16 and float16 to float32.
+inline __m128 widen(__m128i x, const BFloat16*, __m128) {
+  return _mm_castsi128_ps(_mm_slli_epi32(_mm_cvtepu16_epi32(x), 16));
+}
+inline __m256 widen(__m128i x, const BFloat16*, __m256) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
+}
+inline __m128 widen(__m128i x, const Float16*, __m128) { return _mm_cvtph_ps(x); }
+inline __m256 widen(__m128i x, const Float16*, __m256) { return _mm256_cvtph_ps(x); }
+
+// And back, rounding to nearest, ties to even.
+inline __m128i narrow(__m256 x, const BFloat16*) {
+  const __m256i bits = _mm256_castps_si256(x);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256 nan = _mm256_cmp_ps(x, x, _CMP_UNORD_Q);
+  const __m256 result = _mm256_blendv_ps(_mm256_castsi256_ps(rounded),
+                                         _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000)), nan);
+  const __m256i high = _mm256_srli_epi32(_mm256_castps_si256(result), 16);
+  return _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
+}
+inline __m128i narrow(__m256 x, const Float16*) {
+  return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT);
+}
+
+inline __m128i load_half(const void* p, __m128) {
+  return _mm_loadl_epi64(static_cast<const __m128i*>(p));
+}
+inline __m128i load_half(const void* p, __m256) {
+  return _mm_loadu_si128(static_cast<const __m128i*>(p));
+}
+
+// The first n of up to eight 16-bit values.
+inline __m128i load_half_partial(const void* p, int n) {
+#if defined(__AVX512VL__)
+  return _mm_maskz_loadu_epi16(static_cast<__mmask8>((1u << n) - 1), p);
+#else
+  std::uint16_t values[8] = {};
+  std::memcpy(values, p, static_cast<std::size_t>(n) * 2);
+  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(values));
+#endif
+}
+inline void store_half_partial(void* p, __m128i x, int n) {
+#if defined(__AVX512VL__)
+  _mm_mask_storeu_epi16(p, static_cast<__mmask8>((1u << n) - 1), x);
+#else
+  std::uint16_t values[8];
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(values), x);
+  std::memcpy(p, values, static_cast<std::size_t>(n) * 2);
+#endif
+}
 
 // Partial loads and stores, and the blend and shuffle of 128-bit halves. AVX2's forms of these
 // reach only half of the 32 registers that AVX-512 has, and one of them in a loop is enough to
@@ -69,6 +124,14 @@ struct F32x4 {
   static Reg load_partial(const float* from, int n) {
     return load_masked(from, first_lanes(n), zero());
   }
+  template <class T>
+  static Reg load(const T* from) {
+    return widen(load_half(from, zero()), from, zero());
+  }
+  template <class T>
+  static Reg load_partial(const T* from, int n) {
+    return widen(load_half_partial(from, n), from, zero());
+  }
   static void store(float* to, Reg r) { _mm_storeu_ps(to, r); }
   static Reg add(Reg a, Reg b) { return _mm_add_ps(a, b); }
   static Reg fma(Reg a, Reg b, Reg c) { return _mm_fmadd_ps(a, b, c); }
@@ -95,15 +158,33 @@ struct F32x8 {
   static Reg load_partial(const float* from, int n) {
     return load_masked(from, first_lanes(n), zero());
   }
+  template <class T>
+  static Reg load(const T* from) {
+    return widen(load_half(from, zero()), from, zero());
+  }
+  template <class T>
+  static Reg load_partial(const T* from, int n) {
+    return widen(load_half_partial(from, n), from, zero());
+  }
   static Reg even(Reg a, Reg b) {
     const __m256d pairs = _mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88));
     return _mm256_castpd_ps(_mm256_permute4x64_pd(pairs, 0xD8));
   }
   static void store(float* to, Reg r) { _mm256_storeu_ps(to, r); }
   static void store_partial(float* to, Reg r, int n) { store_masked(to, first_lanes(n), r); }
+  template <class T>
+  static void store(T* to, Reg r) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), narrow(r, to));
+  }
+  template <class T>
+  static void store_partial(T* to, Reg r, int n) {
+    store_half_partial(to, narrow(r, to), n);
+  }
   static Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
+  static Reg mul(Reg a, Reg b) { return _mm256_mul_ps(a, b); }
   // The second operand is what comes out when one of the two is NaN.
-  static Reg relu(Reg a) { return _mm256_max_ps(zero(), a); }
+  static Reg max(Reg bound, Reg x) { return _mm256_max_ps(bound, x); }
+  static Reg min(Reg bound, Reg x) { return _mm256_min_ps(bound, x); }
   static Reg abs(Reg a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
   using Lanes = MaskOf8;
   static Lanes lanes_of_bits(std::uint32_t bits) { return mask_of_bits(bits); }
@@ -159,8 +240,34 @@ struct F32x16 {
     return _mm512_maskz_loadu_ps(first(n), from);
   }
   static void store_partial(float* to, Reg r, int n) { _mm512_mask_storeu_ps(to, first(n), r); }
+  // 16-bit types go in two halves of eight.
+  template <class T>
+  static Reg load(const T* from) {
+    return join(F32x8::load(from), F32x8::load(from + 8));
+  }
+  template <class T>
+  static Reg load_partial(const T* from, int n) {
+    const int rest = n < 8 ? 0 : n - 8;
+    return join(F32x8::load_partial(from, n - rest), F32x8::load_partial(from + 8, rest));
+  }
+  template <class T>
+  static void store(T* to, Reg r) {
+    F32x8::store(to, _mm512_castps512_ps256(r));
+    F32x8::store(to + 8, _mm512_extractf32x8_ps(r, 1));
+  }
+  template <class T>
+  static void store_partial(T* to, Reg r, int n) {
+    const int rest = n < 8 ? 0 : n - 8;
+    F32x8::store_partial(to, _mm512_castps512_ps256(r), n - rest);
+    F32x8::store_partial(to + 8, _mm512_extractf32x8_ps(r, 1), rest);
+  }
+  static Reg join(__m256 low, __m256 high) {
+    return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+  }
   static Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
-  static Reg relu(Reg a) { return _mm512_max_ps(zero(), a); }
+  static Reg mul(Reg a, Reg b) { return _mm512_mul_ps(a, b); }
+  static Reg max(Reg bound, Reg x) { return _mm512_max_ps(bound, x); }
+  static Reg min(Reg bound, Reg x) { return _mm512_min_ps(bound, x); }
   using Lanes = __mmask16;
   static Lanes lanes_of_bits(std::uint32_t bits) { return static_cast<Lanes>(bits); }
   static Reg load_lanes(const float* from, Lanes lanes) {

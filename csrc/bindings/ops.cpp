@@ -8,6 +8,7 @@
 #include <torch/csrc/stable/tensor.h>
 #pragma GCC diagnostic pop
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdint>
@@ -45,13 +46,21 @@ std::string shape_text(const Tensor& tensor) {
   return text + "]";
 }
 
-void check_tensor(const char* name, const Tensor& tensor, ScalarType dtype, const char* dtype_name,
+// Types of activations and weights, first of all float32.
+constexpr std::array<ScalarType, l1sparse::kDTypeCount> kFloatTypes{
+    ScalarType::Float, ScalarType::BFloat16, ScalarType::Half};
+
+bool is_float(ScalarType dtype) {
+  return std::find(kFloatTypes.begin(), kFloatTypes.end(), dtype) != kFloatTypes.end();
+}
+
+void check_tensor(const char* name, const Tensor& tensor, bool dtype_fits, const char* dtype_names,
                   int64_t rank) {
   if (!tensor.is_cpu()) {
     fail(std::string(name) + ": must be on the CPU, where this operator was called");
   }
-  if (tensor.scalar_type() != dtype) {
-    fail(std::string(name) + ": has a dtype that is not supported, expected " + dtype_name);
+  if (!dtype_fits) {
+    fail(std::string(name) + ": has a dtype that is not supported, expected " + dtype_names);
   }
   if (tensor.dim() != rank) {
     fail(std::string(name) + ": has shape " + shape_text(tensor) + ", expected " +
@@ -82,13 +91,23 @@ Tensor bytes_tensor(int64_t bytes) {
   return torch::stable::empty(size, ScalarType::Byte);
 }
 
-Tensor float_tensor(std::vector<int64_t> size, std::optional<MemoryFormat> format = std::nullopt) {
-  return torch::stable::empty(size, ScalarType::Float, std::nullopt, std::nullopt, std::nullopt,
-                              format);
+Tensor float_tensor(std::vector<int64_t> size) {
+  return torch::stable::empty(size, ScalarType::Float);
+}
+
+void check_float(const char* name, const Tensor& tensor, int64_t rank) {
+  check_tensor(name, tensor, is_float(tensor.scalar_type()), "float32, bfloat16 or float16", rank);
+}
+
+// As contiguous float32, without a copy where it is that already.
+Tensor as_float32(const Tensor& tensor) {
+  const bool converts = tensor.scalar_type() != ScalarType::Float;
+  return torch::stable::contiguous(converts ? torch::stable::to(tensor, ScalarType::Float)
+                                            : tensor);
 }
 
 l1sparse::WeightShape weight_shape(const Tensor& weight, const std::vector<int64_t>& group) {
-  check_tensor("weight", weight, ScalarType::Float, "float32", 4);
+  check_float("weight", weight, 4);
   const auto [filters, channels] = pair("group", group);
   return {weight.size(0), weight.size(1), weight.size(2), weight.size(3), filters, channels};
 }
@@ -116,7 +135,7 @@ class VerifiedBuffers {
 VerifiedBuffers verified;
 
 l1sparse::PackedView open(const Tensor& packed) {
-  check_tensor("packed", packed, ScalarType::Byte, "uint8", 1);
+  check_tensor("packed", packed, packed.scalar_type() == ScalarType::Byte, "uint8", 1);
   if (!packed.is_contiguous()) fail("packed: is not contiguous, expected a result of pack()");
   const void* data = packed.const_data_ptr();
   l1sparse::PackedView view;
@@ -133,7 +152,7 @@ Tensor group_l1_norm(const Tensor& weight, std::vector<int64_t> group) {
   const l1sparse::WeightShape shape = weight_shape(weight, group);
   l1sparse::GroupGrid grid;
   check(l1sparse::check_shape(shape, &grid));
-  const Tensor dense = torch::stable::contiguous(weight);
+  const Tensor dense = as_float32(weight);
   Tensor norms =
       float_tensor({grid.filter_groups, grid.channel_groups, shape.kernel_h, shape.kernel_w});
   check(l1sparse::group_l1_norm(shape, static_cast<const float*>(dense.const_data_ptr()),
@@ -145,7 +164,7 @@ Tensor group_l1_norm(const Tensor& weight, std::vector<int64_t> group) {
 // One byte a group, from a bool mask of the group grid's or of the weight's shape.
 std::vector<uint8_t> grid_mask_of(const Tensor& mask, const l1sparse::WeightShape& shape,
                                   const l1sparse::GroupGrid& grid) {
-  check_tensor("mask", mask, ScalarType::Bool, "bool", 4);
+  check_tensor("mask", mask, mask.scalar_type() == ScalarType::Bool, "bool", 4);
   const auto has_shape = [&mask](std::array<int64_t, 4> wanted) {
     for (int64_t i = 0; i < 4; ++i) {
       if (mask.size(i) != wanted[static_cast<size_t>(i)]) return false;
@@ -189,7 +208,7 @@ Tensor pack(const Tensor& weight, const Tensor& mask, std::vector<int64_t> group
   l1sparse::GroupGrid grid;
   check(l1sparse::check_shape(shape, &grid));
   const std::vector<uint8_t> grid_mask = grid_mask_of(mask, shape, grid);
-  const Tensor dense = torch::stable::contiguous(weight);
+  const Tensor dense = as_float32(weight);
   const l1sparse::Strategy chosen = strategy_of(strategy, shape, grid_mask);
   int64_t bytes = 0;
   check(l1sparse::packed_bytes(shape, grid_mask.data(), chosen, &bytes));
@@ -245,10 +264,27 @@ Tensor unpack(const Tensor& packed, std::vector<int64_t> weight_shape) {
   return weight;
 }
 
-l1sparse::Activation activation_of(const std::string& name) {
-  if (name == "none") return l1sparse::Activation::none;
-  if (name == "relu") return l1sparse::Activation::relu;
-  fail("activation: '" + name + "' is unknown, expected 'none' or 'relu'");
+void set_activation(const std::string& name, double low, double high,
+                    l1sparse::Conv2dProblem& problem) {
+  using l1sparse::Activation;
+  if (name == "none") {
+    problem.activation = Activation::none;
+  } else if (name == "relu") {
+    problem.activation = Activation::relu;
+  } else if (name == "hardswish") {
+    problem.activation = Activation::hardswish;
+  } else if (name == "relu6" || name == "clamp") {
+    problem.activation = Activation::clamp;
+    problem.low = name == "clamp" ? static_cast<float>(low) : 0.0f;
+    problem.high = name == "clamp" ? static_cast<float>(high) : 6.0f;
+    if (!(problem.low <= problem.high)) {
+      fail("clamp_min: " + std::to_string(low) + " is not usable, expected at most clamp_max, " +
+           std::to_string(high));
+    }
+  } else {
+    fail("activation: '" + name +
+         "' is unknown, expected 'none', 'relu', 'relu6', 'clamp' or 'hardswish'");
+  }
 }
 
 // Whether the channels of a pixel, and not the pixels of a channel, lie side by side. A tensor
@@ -266,9 +302,12 @@ std::atomic<const char*> last_conv2d_isa{""};
 Tensor sparse_conv2d(const Tensor& input, const Tensor& packed, std::vector<int64_t> weight_shape,
                      std::optional<Tensor> bias, std::vector<int64_t> stride,
                      std::vector<int64_t> padding, std::vector<int64_t> dilation, int64_t groups,
-                     std::optional<Tensor> residual, std::string activation) {
-  check_tensor("input", input, ScalarType::Float, "float32", 4);
+                     std::optional<Tensor> residual, std::string activation, double clamp_min,
+                     double clamp_max) {
+  check_float("input", input, 4);
   l1sparse::Conv2dProblem problem{};
+  problem.dtype = static_cast<l1sparse::DType>(
+      std::find(kFloatTypes.begin(), kFloatTypes.end(), input.scalar_type()) - kFloatTypes.begin());
   problem.weight = open_as(packed, weight_shape);
   const l1sparse::WeightShape& shape = problem.weight.shape;
   const auto [stride_h, stride_w] = pair("stride", stride);
@@ -285,7 +324,7 @@ Tensor sparse_conv2d(const Tensor& input, const Tensor& packed, std::vector<int6
   problem.dilation_h = dilation_h;
   problem.dilation_w = dilation_w;
   problem.groups = groups;
-  problem.activation = activation_of(activation);
+  set_activation(activation, clamp_min, clamp_max, problem);
   check(l1sparse::check_conv2d(problem));
   problem.out_h =
       l1sparse::conv_output_size(problem.in_h, 2 * pad_h, shape.kernel_h, stride_h, dilation_h);
@@ -301,16 +340,17 @@ Tensor sparse_conv2d(const Tensor& input, const Tensor& packed, std::vector<int6
                                       problem.out_w};
   std::optional<Tensor> dense_bias, dense_residual;
   if (bias.has_value()) {
-    check_tensor("bias", *bias, ScalarType::Float, "float32", 1);
+    check_float("bias", *bias, 1);
     if (bias->size(0) != shape.out_channels) {
       fail("bias: has " + std::to_string(bias->size(0)) + " values, expected " +
            std::to_string(shape.out_channels) + " (the packed weight's output channels)");
     }
-    dense_bias = torch::stable::contiguous(*bias);
+    dense_bias = as_float32(*bias);
     tensors.bias = static_cast<const float*>(dense_bias->const_data_ptr());
   }
   if (residual.has_value()) {
-    check_tensor("residual", *residual, ScalarType::Float, "float32", 4);
+    check_tensor("residual", *residual, residual->scalar_type() == input.scalar_type(),
+                 "the input's", 4);
     for (size_t i = 0; i < 4; ++i) {
       if (residual->size(static_cast<int64_t>(i)) != out_size[i]) {
         fail("residual: has shape " + shape_text(*residual) + ", expected the output's [" +
@@ -319,17 +359,18 @@ Tensor sparse_conv2d(const Tensor& input, const Tensor& packed, std::vector<int6
       }
     }
     dense_residual = torch::stable::contiguous(*residual, format);
-    tensors.residual = static_cast<const float*>(dense_residual->const_data_ptr());
+    tensors.residual = dense_residual->const_data_ptr();
   }
 
   const l1sparse::Isa isa = l1sparse::selected_isa();
   const l1sparse::Parallel parallel = torch_threads();
   int64_t workspace_bytes = 0;
   check(l1sparse::conv2d_workspace(problem, isa, parallel.threads, &workspace_bytes));
-  Tensor output = float_tensor(out_size, format);
+  Tensor output = torch::stable::empty(out_size, input.scalar_type(), std::nullopt, std::nullopt,
+                                       std::nullopt, format);
   Tensor workspace = bytes_tensor(workspace_bytes);
-  tensors.input = static_cast<const float*>(input.const_data_ptr());
-  tensors.output = static_cast<float*>(output.mutable_data_ptr());
+  tensors.input = input.const_data_ptr();
+  tensors.output = output.mutable_data_ptr();
   const char* ran = nullptr;
   check(l1sparse::conv2d(problem, tensors, isa, parallel, workspace.mutable_data_ptr(), &ran));
   if (ran != nullptr) last_conv2d_isa.store(ran, std::memory_order_relaxed);
@@ -350,7 +391,7 @@ STABLE_TORCH_LIBRARY(l1sparse, m) {
       "sparse_conv2d(Tensor input, Tensor packed, int[] weight_shape, Tensor? bias=None, "
       "int[] stride=[1, 1], int[] padding=[0, 0], int[] dilation=[1, 1], int groups=1, Tensor? "
       "residual=None, "
-      "str activation='none') -> Tensor");
+      "str activation='none', float clamp_min=0.0, float clamp_max=6.0) -> Tensor");
   m.def("_last_conv2d_isa() -> str");
 }
 

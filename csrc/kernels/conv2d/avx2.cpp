@@ -15,11 +15,6 @@ constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x8, 3, 4, 300),
                                      L1SPARSE_PIXEL_TILE(F32x8, 1, 8, 160)};
 }  // namespace
 
-const Conv2dKernels conv2d_avx2 = {kTiles,
-                                   sizeof(kTiles) / sizeof(kTiles[0]),
-                                   kPixelTiles,
-                                   sizeof(kPixelTiles) / sizeof(kPixelTiles[0]),
-                                   true,
-                                   &gather_planes<F32x8>,
-                                   &finish<F32x8, F32x8>};
+const Conv2dKernels conv2d_avx2 =
+    L1SPARSE_CONV2D_KERNELS(F32x8, F32x8, kTiles, kPixelTiles, kPixelTiles, true);
 }  // namespace l1sparse

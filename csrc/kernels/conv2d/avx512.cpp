@@ -18,13 +18,12 @@ constexpr PixelTile kPixelTiles[] = {
     L1SPARSE_PIXEL_TILE(F32x16, 3, 8, 600), L1SPARSE_PIXEL_TILE(F32x16, 2, 8, 412),
     L1SPARSE_PIXEL_TILE(F32x16, 1, 8, 225), L1SPARSE_PIXEL_TILE(F32x8, 3, 8, 350),
     L1SPARSE_PIXEL_TILE(F32x8, 1, 8, 160)};
+constexpr PixelTile kNarrowTiles[] = {
+    L1SPARSE_PIXEL_TILE(F32x16, 4, 4, 800), L1SPARSE_PIXEL_TILE(F32x16, 3, 4, 610),
+    L1SPARSE_PIXEL_TILE(F32x16, 2, 4, 430), L1SPARSE_PIXEL_TILE(F32x16, 1, 4, 250),
+    L1SPARSE_PIXEL_TILE(F32x8, 3, 4, 370),  L1SPARSE_PIXEL_TILE(F32x8, 1, 4, 180)};
 }  // namespace
 
-const Conv2dKernels conv2d_avx512 = {kTiles,
-                                     sizeof(kTiles) / sizeof(kTiles[0]),
-                                     kPixelTiles,
-                                     sizeof(kPixelTiles) / sizeof(kPixelTiles[0]),
-                                     true,
-                                     &gather_planes<F32x8>,
-                                     &finish<F32x16, F32x8>};
+const Conv2dKernels conv2d_avx512 =
+    L1SPARSE_CONV2D_KERNELS(F32x16, F32x8, kTiles, kPixelTiles, kNarrowTiles, true);
 }  // namespace l1sparse

@@ -163,8 +163,10 @@ void gather_band(const Run& run, const Item& item, float* panel) {
   const Plan& plan = run.plan;
   const std::int64_t channels = problem.weight.shape.in_channels;
   GatherJob job;
-  job.input = run.tensors.input + item.image * problem.input_strides.n +
-              item.group * channels * problem.input_strides.c;
+  job.input =
+      static_cast<const char*>(run.tensors.input) +
+      (item.image * problem.input_strides.n + item.group * channels * problem.input_strides.c) *
+          size_of(problem.dtype);
   job.channel_stride = problem.input_strides.c;
   job.row_stride = problem.input_strides.h;
   job.col_stride = problem.input_strides.w;
@@ -180,7 +182,7 @@ void gather_band(const Run& run, const Item& item, float* panel) {
   job.channel_groups = problem.weight.grid.channel_groups;
   job.lanes = plan.tile->lanes;
   job.panel = panel;
-  plan.tile->gather(job);
+  plan.tile->gather[static_cast<int>(problem.dtype)](job);
 }
 
 // One tile, at (tile_y, tile_x) of the band. Returns the instruction set that the kernel names.
@@ -223,7 +225,7 @@ const char* run_tile(const Run& run, const Item& item, std::int64_t tile_y, std:
   finish.tile_cols = tile.cols;
   finish.rows = smaller(tile.rows, problem.out_h - out_y);
   finish.cols = smaller(tile.cols, problem.out_w - out_x);
-  run.kernels.finish(finish);
+  run.kernels.finish[static_cast<int>(problem.dtype)](finish);
   return job.ran;
 }
 

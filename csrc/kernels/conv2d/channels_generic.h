@@ -16,14 +16,14 @@ namespace {
 
 // Copies `count` pixels of `channels` <= V::kLanes channels to lanes of consecutive panel pixels;
 // lanes from `channels` on become 0.
-template <class V>
-void gather_pixels(const float* from, std::int64_t channel_stride, std::int64_t pixel_stride,
+template <class V, class T>
+void gather_pixels(const T* from, std::int64_t channel_stride, std::int64_t pixel_stride,
                    int channels, std::int64_t count, float* to, std::int64_t to_pitch) {
   constexpr int kLanes = V::kLanes;
   std::int64_t i = 0;
   if (channel_stride == 1) {
     for (; i < count; ++i) {
-      const float* pixel = from + i * pixel_stride;
+      const T* pixel = from + i * pixel_stride;
       V::store(to + i * to_pitch,
                channels == kLanes ? V::load(pixel) : V::load_partial(pixel, channels));
     }
@@ -32,7 +32,7 @@ void gather_pixels(const float* from, std::int64_t channel_stride, std::int64_t 
       const int pixels = count - i < kLanes ? static_cast<int>(count - i) : kLanes;
       typename V::Reg r[kLanes];
       for (int c = 0; c < kLanes; ++c) {
-        const float* channel = from + c * channel_stride + i;
+        const T* channel = from + c * channel_stride + i;
         if (c >= channels) {
           r[c] = V::zero();
         } else if (pixels == kLanes) {
@@ -46,18 +46,18 @@ void gather_pixels(const float* from, std::int64_t channel_stride, std::int64_t 
     }
   } else {
     for (; i < count; ++i) {
-      const float* pixel = from + i * pixel_stride;
+      const T* pixel = from + i * pixel_stride;
       float* lanes = to + i * to_pitch;
       int c = 0;
-      for (; c < channels; ++c) lanes[c] = pixel[c * channel_stride];
+      for (; c < channels; ++c) lanes[c] = to_float(pixel[c * channel_stride]);
       for (; c < kLanes; ++c) lanes[c] = 0.0f;
     }
   }
 }
 
 // One panel row of one plane. V may have fewer lanes than the plane: then it takes several rounds.
-template <class V>
-void gather_row(const GatherJob& job, const float* input_row, int channels, float* to) {
+template <class V, class T>
+void gather_row(const GatherJob& job, const T* input_row, int channels, float* to) {
   for (std::int64_t k = 0; k < job.cols.run_count; ++k) {
     const AxisRun& run = job.cols.runs[k];
     const std::int64_t first = job.first_col + run.source;
@@ -72,7 +72,7 @@ void gather_row(const GatherJob& job, const float* input_row, int channels, floa
     for (int lane = 0; lane < job.lanes; lane += V::kLanes) {
       const int some = channels - lane;
       const int valid = some < 0 ? 0 : some < V::kLanes ? some : V::kLanes;
-      gather_pixels<V>(
+      gather_pixels<V, T>(
           input_row + (first + low * run.step) * job.col_stride + lane * job.channel_stride,
           job.channel_stride, run.step * job.col_stride, valid, high - low,
           run_to + low * job.lanes + lane, job.lanes);
@@ -80,8 +80,9 @@ void gather_row(const GatherJob& job, const float* input_row, int channels, floa
   }
 }
 
-template <class V>
+template <class V, class T>
 void gather(const GatherJob& job) {
+  const T* input = static_cast<const T*>(job.input);
   const std::int64_t row_floats = job.cols.extent * job.lanes;
   float* to = job.panel;
   for (std::int64_t group = 0; group < job.channel_groups; ++group) {
@@ -98,8 +99,8 @@ void gather(const GatherJob& job) {
           if (row < 0 || row >= job.height || channels == 0) {
             fill_zero(to, row_floats);
           } else {
-            gather_row<V>(job, job.input + channel * job.channel_stride + row * job.row_stride,
-                          channels, to);
+            gather_row<V, T>(job, input + channel * job.channel_stride + row * job.row_stride,
+                             channels, to);
           }
           to += row_floats;
         }
@@ -187,10 +188,10 @@ void accumulate(AccumulateJob& job) {
 }  // namespace l1sparse
 
 // One entry of an instruction set's table: kGatherV brings the input into V's lanes.
-#define L1SPARSE_TILE(V, kGatherV, kRows, kCols) \
-  {V::kLanes,                                    \
-   kRows,                                        \
-   kCols,                                        \
-   &accumulate<V, kRows, kCols, true>,           \
-   &accumulate<V, kRows, kCols, false>,          \
-   &gather<kGatherV>}
+#define L1SPARSE_TILE(V, kGatherV, kRows, kCols)                                        \
+  {                                                                                     \
+    V::kLanes, kRows, kCols, &accumulate<V, kRows, kCols, true>,                        \
+        &accumulate<V, kRows, kCols, false>, {                                          \
+      &gather<kGatherV, float>, &gather<kGatherV, BFloat16>, &gather<kGatherV, Float16> \
+    }                                                                                   \
+  }

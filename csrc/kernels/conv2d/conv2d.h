@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Group-sparse 2-D convolution, float32.
+// Group-sparse 2-D convolution; sums are float32.
 //
 //   output[n, o, y, x] = act( bias[o] + residual[n, o, y, x]
 //       + sum over kept groups of filter o, over the group's channels c and its tap (i, j):
@@ -18,10 +18,9 @@
 #include "base/parallel.h"
 #include "base/status.h"
 #include "format/packed.h"
+#include "kernels/conv2d/kernel.h"
 
 namespace l1sparse {
-
-enum class Activation : std::int32_t { none, relu };
 
 // Element strides of a [N, C, H, W] tensor.
 struct Strides4 {
@@ -33,17 +32,19 @@ struct Conv2dProblem {
   std::int64_t batch, in_channels, in_h, in_w;
   std::int64_t out_h, out_w;
   std::int64_t stride_h, stride_w, pad_top, pad_left, dilation_h, dilation_w, groups;
+  DType dtype;  // of input, residual and output
   Activation activation;
+  float low, high;         // of Activation::clamp
   Strides4 input_strides;  // any
   // Of output and residual: contiguous, as NCHW, or as NHWC where this says so.
   bool channels_last;
 };
 
 struct Conv2dTensors {
-  const float* input;
-  const float* bias;      // [out_channels], or null
-  const float* residual;  // of the output's shape and layout, or null
-  float* output;
+  const void* input;
+  const float* bias;     // [out_channels], or null
+  const void* residual;  // of the output's shape and layout, or null
+  void* output;
 };
 
 // Checks strides, padding, dilation, groups and channels: what an output size can be computed from.

@@ -20,45 +20,70 @@ inline void fill_zero(float* to, std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) to[i] = 0.0f;
 }
 
-template <class V>
-L1SPARSE_INLINE void finish_vector(const FinishJob& job, typename V::Reg sum, std::int64_t position,
-                                   int count) {
-  constexpr int kLanes = V::kLanes;
-  if (job.residual != nullptr) {
-    const float* from = job.residual + position;
-    sum = V::add(sum, count == kLanes ? V::load(from) : V::load_partial(from, count));
+// What happens to a vector of sums on its way out.
+template <class V, Activation kActivation, bool kResidual, class T>
+struct Epilogue {
+  typename V::Reg low, high;
+
+  explicit Epilogue(const FinishJob& job)
+      : low(V::broadcast(job.low)), high(V::broadcast(job.high)) {}
+
+  L1SPARSE_INLINE typename V::Reg activate(typename V::Reg x) const {
+    if constexpr (kActivation == Activation::relu) x = V::max(V::zero(), x);
+    if constexpr (kActivation == Activation::clamp) x = V::min(high, V::max(low, x));
+    if constexpr (kActivation == Activation::hardswish) {
+      const typename V::Reg gate =
+          V::min(V::broadcast(6.0f), V::max(V::zero(), V::add(x, V::broadcast(3.0f))));
+      x = V::mul(x, V::mul(gate, V::broadcast(1.0f / 6.0f)));
+    }
+    return x;
   }
-  if (job.relu) sum = V::relu(sum);
-  if (count == kLanes) {
-    V::store(job.output + position, sum);
-  } else {
-    V::store_partial(job.output + position, sum, count);
+
+  L1SPARSE_INLINE void full(typename V::Reg sum, const T* residual, T* output) const {
+    if constexpr (kResidual) sum = V::add(sum, V::load(residual));
+    V::store(output, activate(sum));
   }
-}
+
+  L1SPARSE_INLINE void partial(typename V::Reg sum, const T* residual, T* output, int n) const {
+    if constexpr (kResidual) sum = V::add(sum, V::load_partial(residual, n));
+    V::store_partial(output, activate(sum), n);
+  }
+};
 
 // NCHW: the outputs of a tile row lie side by side.
-template <class V>
-L1SPARSE_INLINE void finish_rows(const FinishJob& job) {
+template <class V, Activation kActivation, bool kResidual, class T>
+void finish_rows(const FinishJob& shared) {
+  // A copy that no store can change, so that its members stay in registers.
+  const FinishJob job = shared;
   constexpr int kLanes = V::kLanes;
+  const Epilogue<V, kActivation, kResidual, T> epilogue(job);
   for (std::int64_t filter = 0; filter < job.filters; ++filter) {
     const typename V::Reg bias = V::broadcast(job.bias == nullptr ? 0.0f : job.bias[filter]);
     for (std::int64_t row = 0; row < job.rows; ++row) {
       const float* sums = job.sums + filter * job.sums_pitch + row * job.tile_cols;
       const std::int64_t position = filter * job.filter_stride + row * job.row_stride;
-      for (std::int64_t col = 0; col < job.cols; col += kLanes) {
-        const int count = job.cols - col < kLanes ? static_cast<int>(job.cols - col) : kLanes;
-        const typename V::Reg sum =
-            count == kLanes ? V::load(sums + col) : V::load_partial(sums + col, count);
-        finish_vector<V>(job, V::add(sum, bias), position + col, count);
+      const T* residual = static_cast<const T*>(job.residual) + (kResidual ? position : 0);
+      T* output = static_cast<T*>(job.output) + position;
+      std::int64_t col = 0;
+      for (; col + kLanes <= job.cols; col += kLanes) {
+        epilogue.full(V::add(V::load(sums + col), bias), residual + (kResidual ? col : 0),
+                      output + col);
+      }
+      if (col < job.cols) {
+        const int n = static_cast<int>(job.cols - col);
+        epilogue.partial(V::add(V::load_partial(sums + col, n), bias),
+                         residual + (kResidual ? col : 0), output + col, n);
       }
     }
   }
 }
 
 // NHWC: the filters of an output lie side by side.
-template <class V>
-L1SPARSE_INLINE void finish_pixels(const FinishJob& job) {
+template <class V, Activation kActivation, bool kResidual, class T>
+void finish_pixels(const FinishJob& shared) {
+  const FinishJob job = shared;
   constexpr int kLanes = V::kLanes;
+  const Epilogue<V, kActivation, kResidual, T> epilogue(job);
   for (std::int64_t filter = 0; filter < job.filters; filter += kLanes) {
     const int count =
         job.filters - filter < kLanes ? static_cast<int>(job.filters - filter) : kLanes;
@@ -69,28 +94,56 @@ L1SPARSE_INLINE void finish_pixels(const FinishJob& job) {
         const int pixels = job.cols - col < kLanes ? static_cast<int>(job.cols - col) : kLanes;
         const float* sums = job.sums + filter * job.sums_pitch + row * job.tile_cols + col;
         typename V::Reg r[kLanes];
-        for (int i = 0; i < kLanes; ++i) {
-          r[i] = i < count ? V::load_partial(sums + i * job.sums_pitch, pixels) : V::zero();
+        if (count == kLanes && pixels == kLanes) {
+          for (int i = 0; i < kLanes; ++i) r[i] = V::load(sums + i * job.sums_pitch);
+        } else {
+          for (int i = 0; i < kLanes; ++i) {
+            r[i] = i < count ? V::load_partial(sums + i * job.sums_pitch, pixels) : V::zero();
+          }
         }
         V::transpose(r);
-        for (int p = 0; p < pixels; ++p) {
-          finish_vector<V>(job, V::add(r[p], bias),
-                           filter + row * job.row_stride + (col + p) * job.col_stride, count);
+        std::int64_t position = filter + row * job.row_stride + col * job.col_stride;
+        for (int p = 0; p < pixels; ++p, position += job.col_stride) {
+          const T* residual = static_cast<const T*>(job.residual) + (kResidual ? position : 0);
+          T* output = static_cast<T*>(job.output) + position;
+          if (count == kLanes) {
+            epilogue.full(V::add(r[p], bias), residual, output);
+          } else {
+            epilogue.partial(V::add(r[p], bias), residual, output, count);
+          }
         }
       }
     }
   }
 }
 
-// Wide goes along rows, V (which has to be transposed) across filters.
-template <class Wide, class V>
-void finish(const FinishJob& shared) {
-  // A copy that no store can change, so that its members stay in registers.
-  const FinishJob job = shared;
+template <class Wide, class V, Activation kActivation, class T>
+void finish_with(const FinishJob& job) {
   if (job.filter_stride == 1) {
-    finish_pixels<V>(job);
+    if (job.residual != nullptr) {
+      finish_pixels<V, kActivation, true, T>(job);
+    } else {
+      finish_pixels<V, kActivation, false, T>(job);
+    }
+  } else if (job.residual != nullptr) {
+    finish_rows<Wide, kActivation, true, T>(job);
   } else {
-    finish_rows<Wide>(job);
+    finish_rows<Wide, kActivation, false, T>(job);
+  }
+}
+
+// Wide goes along rows, V (which has to be transposed) across filters; T is the output's type.
+template <class Wide, class V, class T>
+void finish(const FinishJob& job) {
+  switch (job.activation) {
+    case Activation::none:
+      return finish_with<Wide, V, Activation::none, T>(job);
+    case Activation::relu:
+      return finish_with<Wide, V, Activation::relu, T>(job);
+    case Activation::clamp:
+      return finish_with<Wide, V, Activation::clamp, T>(job);
+    case Activation::hardswish:
+      return finish_with<Wide, V, Activation::hardswish, T>(job);
   }
 }
 

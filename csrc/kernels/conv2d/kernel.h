@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "base/dtype.h"
+
 namespace l1sparse {
 
 // ---- what the strategies share --------------------------------------------------------------
@@ -23,6 +25,14 @@ struct PanelAxis {
   std::int64_t extent;  // panel coordinates in all
 };
 
+// What is done to an output last. Each gives NaN for NaN.
+enum class Activation : std::int32_t {
+  none,
+  relu,
+  clamp,      // to low .. high
+  hardswish,  // x * clamp(x + 3, 0, 6) / 6
+};
+
 // The last step: sums + bias + residual, activation, into the output tensor.
 struct FinishJob {
   const float* sums;
@@ -31,10 +41,11 @@ struct FinishJob {
   std::int64_t tile_cols;   // outputs in a tile row
   std::int64_t rows, cols;  // valid outputs of the tile
   const float* bias;        // of the first filter, or null
-  const float* residual;    // at the output's position, or null
-  float* output;            // first filter, first output of the tile
+  const void* residual;     // at the output's position, or null
+  void* output;             // first filter, first output of the tile
   std::int64_t filter_stride, row_stride, col_stride;
-  bool relu;
+  Activation activation;
+  float low, high;
 };
 
 // ---- channels on the lanes ------------------------------------------------------------------
@@ -45,7 +56,7 @@ struct FinishJob {
 
 // Step 1: copy a rectangle of the input of one image and convolution group into planes.
 struct GatherJob {
-  const float* input;  // channel 0 of the convolution group
+  const void* input;  // channel 0 of the convolution group
   std::int64_t channel_stride, row_stride, col_stride;
   std::int64_t channels, height, width;  // valid input; everything else reads as 0
   std::int64_t first_row, first_col;     // input coordinate of panel coordinate "source 0"
@@ -79,7 +90,7 @@ struct TileKernel {
   int lanes, rows, cols;
   void (*accumulate_exact)(AccumulateJob& job);   // group_channels == lanes
   void (*accumulate_chunks)(AccumulateJob& job);  // any group_channels
-  void (*gather)(const GatherJob& job);
+  void (*gather[kDTypeCount])(const GatherJob& job);
 };
 
 // Floats between the sums of one filter and the next: whole vectors of 8.
@@ -94,7 +105,7 @@ constexpr std::int64_t sums_pitch(int rows, int cols) { return (rows * cols + 7)
 
 // Step 1: copy what a band's outputs read into planes [plane set][channel].
 struct PlanesJob {
-  const float* input;  // channel 0 of the convolution group
+  const void* input;  // channel 0 of the convolution group
   std::int64_t channel_stride, row_stride, col_stride;
   std::int64_t channels, height, width;  // valid input; everything else reads as 0
   std::int64_t first_row;                // input row of panel coordinate "source 0"
@@ -144,15 +155,21 @@ struct PixelTile {
 
 // ---- an instruction set's table -------------------------------------------------------------
 
+// The fastest first; outputs are multiples of the last one's.
+struct PixelTiles {
+  const PixelTile* tiles;
+  int count;
+};
+
 struct Conv2dKernels {
   const TileKernel* tiles;
   int tile_count;
-  const PixelTile* pixel_tiles;  // the fastest first; outputs are multiples of the last one's
-  int pixel_tile_count;
+  PixelTiles pixel_tiles;   // for groups of more than four channels
+  PixelTiles narrow_tiles;  // for the others
   // Whether `inside` costs next to nothing, so that edges of the input need no copy.
   bool masks_are_cheap;
-  void (*gather_planes)(const PlanesJob& job);
-  void (*finish)(const FinishJob& job);
+  void (*gather_planes[kDTypeCount])(const PlanesJob& job);
+  void (*finish[kDTypeCount])(const FinishJob& job);
 };
 
 #define L1SPARSE_ISA(name) extern const Conv2dKernels conv2d_##name;

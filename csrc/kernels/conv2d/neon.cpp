@@ -15,13 +15,11 @@ constexpr TileKernel kTiles[] = {
 constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x4, 3, 8, 150),
                                      L1SPARSE_PIXEL_TILE(F32x4, 2, 8, 103),
                                      L1SPARSE_PIXEL_TILE(F32x4, 1, 8, 56)};
+constexpr PixelTile kNarrowTiles[] = {
+    L1SPARSE_PIXEL_TILE(F32x4, 4, 4, 200), L1SPARSE_PIXEL_TILE(F32x4, 3, 4, 153),
+    L1SPARSE_PIXEL_TILE(F32x4, 2, 4, 108), L1SPARSE_PIXEL_TILE(F32x4, 1, 4, 62)};
 }  // namespace
 
-const Conv2dKernels conv2d_neon = {kTiles,
-                                   sizeof(kTiles) / sizeof(kTiles[0]),
-                                   kPixelTiles,
-                                   sizeof(kPixelTiles) / sizeof(kPixelTiles[0]),
-                                   false,
-                                   &gather_planes<F32x4>,
-                                   &finish<F32x4, F32x4>};
+const Conv2dKernels conv2d_neon =
+    L1SPARSE_CONV2D_KERNELS(F32x4, F32x4, kTiles, kPixelTiles, kNarrowTiles, false);
 }  // namespace l1sparse

@@ -73,12 +73,12 @@ std::int64_t band_floats(const Conv2dProblem& problem, const Plan& plan, std::in
 }
 
 // The cheapest way to cover every number of units; tiles may reach past the last output.
-TileChoice choose_tiles(const Conv2dKernels& kernels, std::int64_t unit) {
+TileChoice choose_tiles(const PixelTiles& tiles, std::int64_t unit) {
   TileChoice choice{};
   std::int64_t cost[kPlannedUnits + 1] = {};
   for (std::int64_t units = 1; units <= kPlannedUnits; ++units) {
-    for (int t = 0; t < kernels.pixel_tile_count; ++t) {
-      const PixelTile& tile = kernels.pixel_tiles[t];
+    for (int t = 0; t < tiles.count; ++t) {
+      const PixelTile& tile = tiles.tiles[t];
       const std::int64_t total = tile.cost + cost[larger(0, units - tile.outputs / unit)];
       if (choice.first[units] == nullptr || total < cost[units]) {
         choice.first[units] = &tile;
@@ -89,13 +89,13 @@ TileChoice choose_tiles(const Conv2dKernels& kernels, std::int64_t unit) {
   return choice;
 }
 
-void plan_tiles(const Conv2dKernels& kernels, Plan* plan) {
+void plan_tiles(const PixelTiles& tiles, Plan* plan) {
   plan->widest = 0;
-  for (int t = 0; t < kernels.pixel_tile_count; ++t) {
-    plan->widest = larger(plan->widest, kernels.pixel_tiles[t].outputs);
+  for (int t = 0; t < tiles.count; ++t) {
+    plan->widest = larger(plan->widest, tiles.tiles[t].outputs);
   }
-  plan->unit = kernels.pixel_tiles[kernels.pixel_tile_count - 1].outputs;
-  plan->tiles = choose_tiles(kernels, plan->unit);
+  plan->unit = tiles.tiles[tiles.count - 1].outputs;
+  plan->tiles = choose_tiles(tiles, plan->unit);
 }
 
 Source choose_source(const Conv2dProblem& problem, const Conv2dKernels& kernels) {
@@ -104,8 +104,9 @@ Source choose_source(const Conv2dProblem& problem, const Conv2dKernels& kernels)
                     shape.kernel_h * shape.kernel_w <= kMaxTapsWithBits &&
                     problem.dilation_h <= problem.in_h && problem.dilation_w <= problem.in_w;
   // Output (y, x) of tap (0, 0) reads float y * width + x of a channel, plus a constant.
-  const bool alike = problem.stride_h == 1 && problem.stride_w == 1 &&
-                     problem.in_w == problem.out_w && problem.input_strides.w == 1 &&
+  const bool alike = problem.dtype == DType::float32 && problem.stride_h == 1 &&
+                     problem.stride_w == 1 && problem.in_w == problem.out_w &&
+                     problem.input_strides.w == 1 &&
                      (problem.in_h == 1 || problem.input_strides.h == problem.in_w);
   const bool no_edges = shape.kernel_h * shape.kernel_w == 1 && problem.in_h == problem.out_h;
   if (alike && (no_edges || bits)) return Source::in_place;
@@ -155,7 +156,7 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pl
   const WeightShape& shape = problem.weight.shape;
   const GroupGrid& grid = problem.weight.grid;
   const Conv2dKernels& kernels = kernels_for(isa);
-  plan_tiles(kernels, plan);
+  plan_tiles(grid.channels > 4 ? kernels.pixel_tiles : kernels.narrow_tiles, plan);
   plan->source = choose_source(problem, kernels);
   plan_bands(problem, threads, plan);
   if (plan->source == Source::by_phase && plan->bands_x > 1) {
@@ -244,10 +245,12 @@ Item item_at(const Plan& plan, const Conv2dProblem& problem, std::int64_t index)
   return item;
 }
 
-const float* input_of(const Run& run, const Item& item) {
+const char* input_of(const Run& run, const Item& item) {
   const Conv2dProblem& problem = run.problem;
-  return run.tensors.input + item.image * problem.input_strides.n +
-         item.group * problem.weight.shape.in_channels * problem.input_strides.c;
+  const std::int64_t position =
+      item.image * problem.input_strides.n +
+      item.group * problem.weight.shape.in_channels * problem.input_strides.c;
+  return static_cast<const char*>(run.tensors.input) + position * size_of(problem.dtype);
 }
 
 void gather(const Run& run, const Item& item, char* slot) {
@@ -272,7 +275,7 @@ void gather(const Run& run, const Item& item, char* slot) {
   job.planes = reinterpret_cast<float*>(slot);
   job.lines = reinterpret_cast<float*>(slot + run.plan.lines_at);
   job.line_pitch = run.plan.line_pitch;
-  run.kernels.gather_planes(job);
+  run.kernels.gather_planes[static_cast<int>(problem.dtype)](job);
 }
 
 // For each tap, which of the outputs from position `first` on read inside the input; planes have
@@ -343,7 +346,9 @@ const char* run_item(const Run& run, std::int64_t index, char* slot) {
       const std::int64_t count = smaller(tile.outputs, left);
       const std::int64_t position = item.out_y * problem.out_w + item.out_x + at;
       if (job.inside != nullptr) find_inside(problem, plan.source, position, count, inside);
-      job.tile = plan.source == Source::in_place ? input_of(run, item) + position : planes + at;
+      job.tile = plan.source == Source::in_place
+                     ? reinterpret_cast<const float*>(input_of(run, item)) + position
+                     : planes + at;
       tile.accumulate(job);
 
       FinishJob finish = finish_job(problem, run.tensors, item.image, first,
@@ -355,7 +360,7 @@ const char* run_item(const Run& run, std::int64_t index, char* slot) {
       finish.tile_cols = tile.outputs;
       finish.rows = 1;
       finish.cols = count;
-      run.kernels.finish(finish);
+      run.kernels.finish[static_cast<int>(problem.dtype)](finish);
       at += count;
     }
   }

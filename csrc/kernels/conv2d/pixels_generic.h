@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/conv2d/finish_generic.h"
 #include "kernels/conv2d/kernel.h"
@@ -53,37 +54,69 @@ L1SPARSE_INLINE void copy_every(const float* line, std::int64_t step, std::int64
 }
 
 // The columns [low, high) of an input row, `channels` <= V::kLanes channels of it, to lines.
-template <class V>
-void gather_lines(const PlanesJob& job, const float* row, int channels, std::int64_t low,
-                  std::int64_t high) {
+template <class V, class T>
+void gather_lines(const PlanesJob& job, const T* row, int channels, std::int64_t low,
+                  std::int64_t high, float* lines, std::int64_t line_pitch) {
   constexpr int kLanes = V::kLanes;
-  std::int64_t at = low;
-  if (job.channel_stride == 1) {
-    for (; at + kLanes <= high; at += kLanes) {
-      typename V::Reg r[kLanes];
-      for (int i = 0; i < kLanes; ++i) {
-        const float* pixel = row + (at + i) * job.col_stride;
-        r[i] = channels == kLanes ? V::load(pixel) : V::load_partial(pixel, channels);
+  if (job.col_stride == 1) {
+    for (int c = 0; c < channels; ++c) {
+      const T* from = row + c * job.channel_stride;
+      float* to = lines + c * line_pitch - low;
+      std::int64_t at = low;
+      for (; at + kLanes <= high; at += kLanes) V::store(to + at, V::load(from + at));
+      if (at < high) {
+        const int left = static_cast<int>(high - at);
+        V::store_partial(to + at, V::load_partial(from + at, left), left);
       }
-      V::transpose(r);
-      for (int c = 0; c < channels; ++c) V::store(job.lines + c * job.line_pitch + at - low, r[c]);
     }
+    return;
+  }
+  if (job.channel_stride == 1) {
+    for (std::int64_t at = low; at < high; at += kLanes) {
+      const int pixels = high - at < kLanes ? static_cast<int>(high - at) : kLanes;
+      const T* pixel = row + at * job.col_stride;
+      float* to = lines + at - low;
+      typename V::Reg r[kLanes];
+      if (channels == kLanes && pixels == kLanes) {
+        for (int i = 0; i < kLanes; ++i) r[i] = V::load(pixel + i * job.col_stride);
+        V::transpose(r);
+        for (int c = 0; c < kLanes; ++c) V::store(to + c * line_pitch, r[c]);
+      } else {
+        for (int i = 0; i < kLanes; ++i) {
+          r[i] = i < pixels ? V::load_partial(pixel + i * job.col_stride, channels) : V::zero();
+        }
+        V::transpose(r);
+        for (int c = 0; c < channels; ++c) V::store_partial(to + c * line_pitch, r[c], pixels);
+      }
+    }
+    return;
   }
   for (int c = 0; c < channels; ++c) {
-    float* line = job.lines + c * job.line_pitch - low;
-    for (std::int64_t i = at; i < high; ++i) {
-      line[i] = row[c * job.channel_stride + i * job.col_stride];
+    for (std::int64_t i = low; i < high; ++i) {
+      lines[c * line_pitch + i - low] = to_float(row[c * job.channel_stride + i * job.col_stride]);
     }
   }
 }
 
 // One input row of some channels to the planes of every set.
-template <class V>
-void gather_plane_rows(const PlanesJob& job, const float* row, std::int64_t channel, int channels,
+template <class V, class T>
+void gather_plane_rows(const PlanesJob& job, const T* row, std::int64_t channel, int channels,
                        std::int64_t panel_row) {
-  const float* lines = row;
+  const auto plane_row = [&](std::int64_t set) {
+    return job.planes + (set * job.channels + channel) * job.plane_pitch +
+           panel_row * job.row_pitch;
+  };
+  if (job.sets == 1 && job.col_step == 1 && job.first_col + job.set_cols[0] == 0 &&
+      job.cols == job.width) {  // a plane is the input's own row
+    gather_lines<V>(job, row, channels, 0, job.width, plane_row(0), job.plane_pitch);
+    return;
+  }
+  const float* lines = nullptr;
   std::int64_t line_pitch = job.channel_stride;
-  if (job.col_stride != 1) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (job.col_stride == 1) lines = row;
+  }
+  if (lines == nullptr) {
     std::int64_t low = job.width, high = 0;
     for (std::int64_t set = 0; set < job.sets; ++set) {
       const std::int64_t first = job.first_col + job.set_cols[set];
@@ -93,7 +126,7 @@ void gather_plane_rows(const PlanesJob& job, const float* row, std::int64_t chan
     }
     low = clamp(low, 0, job.width);
     high = clamp(high, low, job.width);
-    gather_lines<V>(job, row, channels, low, high);
+    gather_lines<V>(job, row, channels, low, high, job.lines, job.line_pitch);
     lines = job.lines - low;
     line_pitch = job.line_pitch;
   }
@@ -107,16 +140,16 @@ void gather_plane_rows(const PlanesJob& job, const float* row, std::int64_t chan
               job.cols);
     for (int c = 0; c < channels; ++c) {
       copy_every<V>(lines + c * line_pitch + first, job.col_step, begin, end, job.cols,
-                    job.planes + (set * job.channels + channel + c) * job.plane_pitch +
-                        panel_row * job.row_pitch);
+                    plane_row(set) + c * job.plane_pitch);
     }
   }
 }
 
-template <class V>
+template <class V, class T>
 void gather_planes(const PlanesJob& job) {
   constexpr int kLanes = V::kLanes;
   static_assert(kLanes <= kPlaneLines);
+  const T* input = static_cast<const T*>(job.input);
   for (std::int64_t channel = 0; channel < job.channels; channel += kLanes) {
     const int channels = static_cast<int>(clamp(job.channels - channel, 0, kLanes));
     std::int64_t panel_row = 0;
@@ -125,8 +158,8 @@ void gather_planes(const PlanesJob& job) {
       for (std::int64_t i = 0; i < run.count; ++i, ++panel_row) {
         const std::int64_t row = job.first_row + run.source + i * run.step;
         if (row >= 0 && row < job.height) {
-          gather_plane_rows<V>(job, job.input + channel * job.channel_stride + row * job.row_stride,
-                               channel, channels, panel_row);
+          gather_plane_rows<V, T>(job, input + channel * job.channel_stride + row * job.row_stride,
+                                  channel, channels, panel_row);
           continue;
         }
         for (std::int64_t set = 0; set < job.sets; ++set) {
@@ -253,3 +286,15 @@ void accumulate_columns(ColumnsJob& shared) {
 // activations of kMaxChannels channels.
 #define L1SPARSE_PIXEL_TILE(V, kVectors, kMaxChannels, cost) \
   {kVectors * V::kLanes, cost, &accumulate_columns<V, kVectors, kMaxChannels>}
+
+#define L1SPARSE_TABLE(array) {array, sizeof(array) / sizeof(array[0])}
+
+// An instruction set's table; Wide is its widest vector, V one that it can transpose.
+#define L1SPARSE_CONV2D_KERNELS(Wide, V, tiles, pixel_tiles, narrow_tiles, masks_are_cheap)    \
+  {                                                                                            \
+    tiles, sizeof(tiles) / sizeof(tiles[0]), L1SPARSE_TABLE(pixel_tiles),                      \
+        L1SPARSE_TABLE(narrow_tiles), masks_are_cheap,                                         \
+        {&gather_planes<V, float>, &gather_planes<V, BFloat16>, &gather_planes<V, Float16>}, { \
+      &finish<Wide, V, float>, &finish<Wide, V, BFloat16>, &finish<Wide, V, Float16>           \
+    }                                                                                          \
+  }

@@ -69,12 +69,16 @@ FinishJob finish_job(const Conv2dProblem& problem, const Conv2dTensors& tensors,
       image * strides.n + filter * strides.c + out_y * strides.h + out_x * strides.w;
   FinishJob job{};
   job.bias = tensors.bias == nullptr ? nullptr : tensors.bias + filter;
-  job.residual = tensors.residual == nullptr ? nullptr : tensors.residual + position;
-  job.output = tensors.output + position;
+  const std::int64_t bytes = position * size_of(problem.dtype);
+  if (tensors.residual != nullptr)
+    job.residual = static_cast<const char*>(tensors.residual) + bytes;
+  job.output = static_cast<char*>(tensors.output) + bytes;
   job.filter_stride = strides.c;
   job.row_stride = strides.h;
   job.col_stride = strides.w;
-  job.relu = problem.activation == Activation::relu;
+  job.activation = problem.activation;
+  job.low = problem.low;
+  job.high = problem.high;
   return job;
 }
 

@@ -10,11 +10,6 @@ constexpr TileKernel kTiles[] = {L1SPARSE_TILE(F32x4, F32x4, 1, 4)};
 constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x4, 1, 4, 50)};
 }  // namespace
 
-const Conv2dKernels conv2d_scalar = {kTiles,
-                                     sizeof(kTiles) / sizeof(kTiles[0]),
-                                     kPixelTiles,
-                                     sizeof(kPixelTiles) / sizeof(kPixelTiles[0]),
-                                     false,
-                                     &gather_planes<F32x4>,
-                                     &finish<F32x4, F32x4>};
+const Conv2dKernels conv2d_scalar =
+    L1SPARSE_CONV2D_KERNELS(F32x4, F32x4, kTiles, kPixelTiles, kPixelTiles, false);
 }  // namespace l1sparse
