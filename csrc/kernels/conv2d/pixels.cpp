@@ -48,7 +48,7 @@ struct Plan {
   std::int64_t unit;  // outputs of the narrowest tile
   TileChoice tiles;
   // Workspace layout, in bytes.
-  std::int64_t row_runs_at, row_taps_at, set_cols_at, column_offsets_at;
+  std::int64_t row_runs_at, row_taps_at, set_cols_at, tap_begin_at, tap_end_at, column_offsets_at;
   std::int64_t slots_at, slot_bytes, lines_at, sums_at, total_bytes;
 };
 
@@ -196,6 +196,8 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pl
   plan->row_runs_at = reserve(shape.kernel_h, sizeof(AxisRun));
   plan->row_taps_at = reserve(shape.kernel_h, sizeof(std::int64_t));
   plan->set_cols_at = reserve(shape.kernel_w, sizeof(std::int64_t));
+  plan->tap_begin_at = reserve(shape.kernel_w, sizeof(std::int64_t));
+  plan->tap_end_at = reserve(shape.kernel_w, sizeof(std::int64_t));
   plan->column_offsets_at = reserve(grid.columns(), sizeof(std::int64_t));
   plan->slots_at = reserve(plan->slots, round_up(plan->slot_bytes, kAlignment));
   plan->slot_bytes = round_up(plan->slot_bytes, kAlignment);
@@ -215,6 +217,8 @@ struct Run {
   PanelAxis rows;
   const std::int64_t* set_cols;
   std::int64_t sets;
+  const std::int64_t* tap_begin;  // for each tap column, the output columns that read
+  const std::int64_t* tap_end;    // inside the input
   const std::int64_t* column_offsets;
   std::int64_t channel_pitch;
   char* workspace;
@@ -278,30 +282,34 @@ void gather(const Run& run, const Item& item, char* slot) {
   run.kernels.gather_planes[static_cast<int>(problem.dtype)](job);
 }
 
-// For each tap, which of the outputs from position `first` on read inside the input; planes have
+// Bits `from` to `to` - 1; 0 <= from <= to <= 64.
+std::uint64_t bits_between(std::int64_t from, std::int64_t to) {
+  if (from == to) return 0;
+  return ~std::uint64_t{0} >> (64 - (to - from)) << from;
+}
+
+// For each tap, which of the outputs from position `first` on read inside the input. Planes have
 // all the rows that are read.
-void find_inside(const Conv2dProblem& problem, Source source, std::int64_t first,
-                 std::int64_t count, std::uint64_t* inside) {
+void find_inside(const Run& run, std::int64_t first, std::int64_t count, std::uint64_t* inside) {
+  const Conv2dProblem& problem = run.problem;
   const WeightShape& shape = problem.weight.shape;
-  std::uint64_t rows[kMaxTapsWithBits] = {}, cols[kMaxTapsWithBits] = {};
+  const std::int64_t taps = shape.kernel_h * shape.kernel_w;
+  for (std::int64_t tap = 0; tap < taps; ++tap) inside[tap] = 0;
   std::int64_t out_y = first / problem.out_w, out_x = first % problem.out_w;
-  for (std::int64_t i = 0; i < count; ++i) {
-    std::int64_t at = out_y - problem.pad_top;
-    for (std::int64_t y = 0; y < shape.kernel_h; ++y, at += problem.dilation_h) {
-      const bool readable = source != Source::in_place || (at >= 0 && at < problem.in_h);
-      rows[y] |= static_cast<std::uint64_t>(readable) << i;
+  for (std::int64_t at = 0; at < count; ++out_y, out_x = 0) {  // the tile's part of a row
+    const std::int64_t end = smaller(at + problem.out_w - out_x, count);
+    for (std::int64_t x = 0; x < shape.kernel_w; ++x) {
+      const std::int64_t low = larger(run.tap_begin[x] - out_x, 0);
+      const std::int64_t high = larger(run.tap_end[x] - out_x, low);
+      const std::uint64_t bits = bits_between(smaller(at + low, end), smaller(at + high, end));
+      std::int64_t row = out_y - problem.pad_top;
+      for (std::int64_t y = 0; y < shape.kernel_h; ++y, row += problem.dilation_h) {
+        const bool readable =
+            run.plan.source != Source::in_place || (row >= 0 && row < problem.in_h);
+        if (readable) inside[y * shape.kernel_w + x] |= bits;
+      }
     }
-    at = out_x * problem.stride_w - problem.pad_left;
-    for (std::int64_t x = 0; x < shape.kernel_w; ++x, at += problem.dilation_w) {
-      cols[x] |= static_cast<std::uint64_t>(at >= 0 && at < problem.in_w) << i;
-    }
-    if (++out_x == problem.out_w) {
-      out_x = 0;
-      ++out_y;
-    }
-  }
-  for (std::int64_t y = 0; y < shape.kernel_h; ++y) {
-    for (std::int64_t x = 0; x < shape.kernel_w; ++x) *inside++ = rows[y] & cols[x];
+    at = end;
   }
 }
 
@@ -345,7 +353,7 @@ const char* run_item(const Run& run, std::int64_t index, char* slot) {
       const PixelTile& tile = *plan.tiles.first[smaller(units, kPlannedUnits)];
       const std::int64_t count = smaller(tile.outputs, left);
       const std::int64_t position = item.out_y * problem.out_w + item.out_x + at;
-      if (job.inside != nullptr) find_inside(problem, plan.source, position, count, inside);
+      if (job.inside != nullptr) find_inside(run, position, count, inside);
       job.tile = plan.source == Source::in_place
                      ? reinterpret_cast<const float*>(input_of(run, item)) + position
                      : planes + at;
@@ -407,10 +415,14 @@ Status pixels_conv2d(const Conv2dProblem& problem, const Conv2dTensors& tensors,
   const bool in_place = plan.source == Source::in_place;
   const std::int64_t channel_pitch =
       in_place ? problem.input_strides.c : plane_pitch(rows.extent, plan.band_cols);
+  auto* const tap_begin = reinterpret_cast<std::int64_t*>(base + plan.tap_begin_at);
+  auto* const tap_end = reinterpret_cast<std::int64_t*>(base + plan.tap_end_at);
   auto* const set_cols = reinterpret_cast<std::int64_t*>(base + plan.set_cols_at);
   std::int64_t sets = 0;
   for (std::int64_t x = 0; x < shape.kernel_w; ++x) {
     const std::int64_t shift_x = x * problem.dilation_w - problem.pad_left;
+    tap_begin[x] = ceil_div(larger(-shift_x, 0), problem.stride_w);
+    tap_end[x] = ceil_div(larger(problem.in_w - shift_x, 0), problem.stride_w);
     // The set of planes that the tap column reads, and how many columns from its first one.
     std::int64_t set = 0, start = shift_x;
     if (plan.source == Source::by_phase) {
@@ -430,8 +442,8 @@ Status pixels_conv2d(const Conv2dProblem& problem, const Conv2dTensors& tensors,
       }
     }
   }
-  Run run{problem, tensors,        kernels_for(isa), plan, rows, set_cols,
-          sets,    column_offsets, channel_pitch,    base, ran};
+  Run run{problem,   tensors, kernels_for(isa), plan,          rows, set_cols, sets,
+          tap_begin, tap_end, column_offsets,   channel_pitch, base, ran};
   parallel.for_each(plan.slots, run_slot, &run);
   return {};
 }
