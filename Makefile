@@ -5,6 +5,8 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 # Options of `l1sparse demo`, such as DEMO="--epochs 3".
 DEMO ?=
+# Options of benchmarks/latency.py, such as BENCH="--suite resnet50".
+BENCH ?=
 # Options of pytest, such as TEST="-k pack".
 TEST ?=
 
@@ -14,10 +16,13 @@ READY := $(VENV)/ready
 NATIVE := $(shell find csrc -type f) setup.py pyproject.toml
 CPP := $(shell find csrc tests/csrc -name '*.cpp' -o -name '*.h')
 
-.PHONY: demo test lint format clean
+.PHONY: demo bench test lint format clean
 
 demo: $(READY)
 	$(BIN)/l1sparse demo $(DEMO)
+
+bench: $(READY)
+	$(BIN)/python benchmarks/latency.py $(BENCH)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(TEST)
@@ -44,5 +49,5 @@ $(VENV)/torch:
 
 # Without build isolation: the extension is built against the torch that is there, not a second one.
 $(READY): $(VENV)/torch $(NATIVE)
-	$(BIN)/pip install --quiet --no-build-isolation --editable '.[demo,test,lint]'
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[benchmark,demo,test,lint]'
 	touch $@
