@@ -20,35 +20,43 @@ inline std::uint32_t bits_between(std::int64_t from, std::int64_t to) {
   return static_cast<std::uint32_t>((std::int64_t{1} << high) - (std::int64_t{1} << low));
 }
 
-// to[i] = line[i * step] for begin <= i < end, else 0, for every i < count.
+// Which columns of a plane lie inside the input, and which input columns those are.
+struct PlaneColumns {
+  std::int64_t step, begin, end, count;
+};
+
+// to[c][i] = line[c][i * step] for begin <= i < end, else 0, for every i < count and c < channels.
 template <class V>
-L1SPARSE_INLINE void copy_every(const float* line, std::int64_t step, std::int64_t begin,
-                                std::int64_t end, std::int64_t count, float* to) {
+void copy_columns(const PlaneColumns columns, int channels, const float* line,
+                  std::int64_t line_pitch, float* to, std::int64_t to_pitch) {
   constexpr int kLanes = V::kLanes;
+  const auto [step, begin, end, count] = columns;
   if (step > 2) {
-    for (std::int64_t i = 0; i < count; ++i) to[i] = i >= begin && i < end ? line[i * step] : 0.0f;
+    for (int c = 0; c < channels; ++c, line += line_pitch, to += to_pitch) {
+      for (std::int64_t i = 0; i < count; ++i) {
+        to[i] = i >= begin && i < end ? line[i * step] : 0.0f;
+      }
+    }
     return;
   }
   for (std::int64_t i = 0; i < count; i += kLanes) {
-    // The last float that a full vector reads is not one that it needs when the step is 2.
-    const bool full = i >= begin && i + kLanes + (step - 1) <= end;
     const float* from = line + i * step;
-    typename V::Reg r;
-    if (step == 1) {
-      r = full ? V::load(from)
-               : V::load_lanes(from, V::lanes_of_bits(bits_between(begin - i, end - i)));
-    } else if (full) {
-      r = V::even(V::load(from), V::load(from + kLanes));
-    } else {
-      const std::int64_t low = 2 * (begin - i), high = 2 * (end - i) - 1;
-      r = V::even(V::load_lanes(from, V::lanes_of_bits(bits_between(low, high))),
-                  V::load_lanes(from + kLanes,
-                                V::lanes_of_bits(bits_between(low - kLanes, high - kLanes))));
+    float* chunk = to + i;
+    // With step 2 a full vector reads one float past the last that it needs.
+    if (i >= begin && i + kLanes + (step - 1) <= end && i + kLanes <= count) {
+      for (int c = 0; c < channels; ++c, from += line_pitch, chunk += to_pitch) {
+        V::store(chunk, step == 1 ? V::load(from) : V::even(V::load(from), V::load(from + kLanes)));
+      }
+      continue;
     }
-    if (i + kLanes <= count) {
-      V::store(to + i, r);
-    } else {
-      V::store_partial(to + i, r, static_cast<int>(count - i));
+    const int stored = static_cast<int>(clamp(count - i, 0, kLanes));
+    const std::int64_t low = step * (begin - i), high = step * (end - i) - (step - 1);
+    const auto first = V::lanes_of_bits(bits_between(low, high));
+    const auto second = V::lanes_of_bits(bits_between(low - kLanes, high - kLanes));
+    for (int c = 0; c < channels; ++c, from += line_pitch, chunk += to_pitch) {
+      typename V::Reg r = V::load_lanes(from, first);
+      if (step == 2) r = V::even(r, V::load_lanes(from + kLanes, second));
+      V::store_partial(chunk, r, stored);
     }
   }
 }
@@ -138,35 +146,41 @@ void gather_plane_rows(const PlanesJob& job, const T* row, std::int64_t channel,
     const std::int64_t end =
         clamp(first < job.width ? (job.width - first + job.col_step - 1) / job.col_step : 0, begin,
               job.cols);
-    for (int c = 0; c < channels; ++c) {
-      copy_every<V>(lines + c * line_pitch + first, job.col_step, begin, end, job.cols,
-                    plane_row(set) + c * job.plane_pitch);
-    }
+    copy_columns<V>({job.col_step, begin, end, job.cols}, channels, lines + first, line_pitch,
+                    plane_row(set), job.plane_pitch);
   }
 }
 
 template <class V, class T>
-void gather_planes(const PlanesJob& job) {
+void gather_planes(const PlanesJob& shared) {
+  const PlanesJob job = shared;
   constexpr int kLanes = V::kLanes;
   static_assert(kLanes <= kPlaneLines);
+  // With channels_last, a cache line of the input brings this many channels of a pixel.
+  constexpr std::int64_t kTogether = 64 / sizeof(T);
   const T* input = static_cast<const T*>(job.input);
-  for (std::int64_t channel = 0; channel < job.channels; channel += kLanes) {
-    const int channels = static_cast<int>(clamp(job.channels - channel, 0, kLanes));
+  for (std::int64_t block = 0; block < job.channels; block += kTogether) {
+    const std::int64_t block_end = clamp(block + kTogether, 0, job.channels);
     std::int64_t panel_row = 0;
     for (std::int64_t k = 0; k < job.rows.run_count; ++k) {
       const AxisRun& run = job.rows.runs[k];
       for (std::int64_t i = 0; i < run.count; ++i, ++panel_row) {
         const std::int64_t row = job.first_row + run.source + i * run.step;
-        if (row >= 0 && row < job.height) {
-          gather_plane_rows<V, T>(job, input + channel * job.channel_stride + row * job.row_stride,
-                                  channel, channels, panel_row);
-          continue;
-        }
-        for (std::int64_t set = 0; set < job.sets; ++set) {
-          for (int c = 0; c < channels; ++c) {
-            fill_zero(job.planes + (set * job.channels + channel + c) * job.plane_pitch +
-                          panel_row * job.row_pitch,
-                      job.cols);
+        const bool inside = row >= 0 && row < job.height;
+        for (std::int64_t channel = block; channel < block_end; channel += kLanes) {
+          const int channels = static_cast<int>(clamp(block_end - channel, 0, kLanes));
+          if (inside) {
+            gather_plane_rows<V, T>(job,
+                                    input + channel * job.channel_stride + row * job.row_stride,
+                                    channel, channels, panel_row);
+            continue;
+          }
+          for (std::int64_t set = 0; set < job.sets; ++set) {
+            for (int c = 0; c < channels; ++c) {
+              fill_zero(job.planes + (set * job.channels + channel + c) * job.plane_pitch +
+                            panel_row * job.row_pitch,
+                        job.cols);
+            }
           }
         }
       }
