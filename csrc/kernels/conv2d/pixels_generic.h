@@ -114,9 +114,9 @@ void gather_plane_rows(const PlanesJob& job, const T* row, std::int64_t channel,
     return job.planes + (set * job.channels + channel) * job.plane_pitch +
            panel_row * job.row_pitch;
   };
-  if (job.sets == 1 && job.col_step == 1 && job.first_col + job.set_cols[0] == 0 &&
-      job.cols == job.width) {  // a plane is the input's own row
-    gather_lines<V>(job, row, channels, 0, job.width, plane_row(0), job.plane_pitch);
+  const std::int64_t only = job.first_col + job.set_cols[0];
+  if (job.sets == 1 && job.col_step == 1 && only >= 0 && only + job.cols <= job.width) {
+    gather_lines<V>(job, row, channels, only, only + job.cols, plane_row(0), job.plane_pitch);
     return;
   }
   const float* lines = nullptr;
