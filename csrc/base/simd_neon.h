@@ -60,6 +60,7 @@ struct F32x4 {
   }
   static Reg add(Reg a, Reg b) { return vaddq_f32(a, b); }
   static Reg mul(Reg a, Reg b) { return vmulq_f32(a, b); }
+  static Reg div(Reg a, Reg b) { return vdivq_f32(a, b); }
   static Reg max(Reg bound, Reg x) { return vmaxq_f32(bound, x); }
   static Reg min(Reg bound, Reg x) { return vminq_f32(bound, x); }
   static Reg abs(Reg a) { return vabsq_f32(a); }

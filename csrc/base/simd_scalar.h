@@ -59,6 +59,10 @@ struct F32x4 {
     for (int i = 0; i < 4; ++i) a.lane[i] *= b.lane[i];
     return a;
   }
+  static Reg div(Reg a, Reg b) {
+    for (int i = 0; i < 4; ++i) a.lane[i] /= b.lane[i];
+    return a;
+  }
   // A NaN in x comes out.
   static Reg max(Reg bound, Reg x) {
     for (int i = 0; i < 4; ++i) x.lane[i] = x.lane[i] < bound.lane[i] ? bound.lane[i] : x.lane[i];

@@ -182,6 +182,7 @@ struct F32x8 {
   }
   static Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
   static Reg mul(Reg a, Reg b) { return _mm256_mul_ps(a, b); }
+  static Reg div(Reg a, Reg b) { return _mm256_div_ps(a, b); }
   // The second operand is what comes out when one of the two is NaN.
   static Reg max(Reg bound, Reg x) { return _mm256_max_ps(bound, x); }
   static Reg min(Reg bound, Reg x) { return _mm256_min_ps(bound, x); }
@@ -266,6 +267,8 @@ struct F32x16 {
   }
   static Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
   static Reg mul(Reg a, Reg b) { return _mm512_mul_ps(a, b); }
+  static Reg div(Reg a, Reg b) { return _mm512_div_ps(a, b); }
+  static Reg abs(Reg a) { return _mm512_abs_ps(a); }
   static Reg max(Reg bound, Reg x) { return _mm512_max_ps(bound, x); }
   static Reg min(Reg bound, Reg x) { return _mm512_min_ps(bound, x); }
   using Lanes = __mmask16;

@@ -3,5 +3,5 @@
 #include "kernels/group_l1/generic.h"
 
 namespace l1sparse {
-void (*const group_l1_avx2)(const GroupL1Job& job) = &group_l1<F32x8>;
+void (*const group_l1_avx2)(const GroupL1Job& job) = &group_l1<F32x8, F32x8>;
 }

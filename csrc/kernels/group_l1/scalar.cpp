@@ -3,5 +3,5 @@
 #include "kernels/group_l1/generic.h"
 
 namespace l1sparse {
-void (*const group_l1_scalar)(const GroupL1Job& job) = &group_l1<F32x4>;
+void (*const group_l1_scalar)(const GroupL1Job& job) = &group_l1<F32x4, F32x4>;
 }
