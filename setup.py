@@ -15,7 +15,15 @@ ISA_FLAGS: dict[str, dict[str, list[str]]] = {
     "x86_64": {
         "scalar": [],
         "avx2": ["-mavx2", "-mfma", "-mf16c"],
-        "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"],
+        "avx512": [
+            "-mavx512f",
+            "-mavx512bw",
+            "-mavx512dq",
+            "-mavx512vl",
+            "-mavx2",
+            "-mfma",
+            "-mf16c",
+        ],
     },
     "aarch64": {"scalar": [], "neon": []},
 }

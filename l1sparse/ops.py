@@ -19,7 +19,8 @@ from l1sparse import _C as _C  # importing it registers the operators
 from l1sparse.format import GroupShape, PackedInfo
 from l1sparse.group_mask import expand_group_mask, nonzero_groups
 
-ACTIVATIONS = ("none", "relu")
+ACTIVATIONS = ("none", "relu", "relu6", "clamp", "hardswish")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # The order of csrc/format/strategy.inc.
 STRATEGIES = ("auto", "channels", "pixels")
 
@@ -31,7 +32,7 @@ def group_l1_norm(weight: Tensor, group: GroupShape | Sequence[int] | str) -> Te
     shorter last group is averaged over the weights that it has. Differentiable.
 
     Args:
-        weight: ``[O, C, kH, kW]``, float32, any strides.
+        weight: ``[O, C, kH, kW]``, float32, bfloat16 or float16, any strides.
         group: channel-group shape.
 
     Returns:
@@ -54,7 +55,7 @@ def pack(
     """Pack the weights of the kept groups into one contiguous buffer.
 
     Args:
-        weight: ``[O, C, kH, kW]``, float32, any strides.
+        weight: ``[O, C, kH, kW]``, float32, bfloat16 or float16, any strides; packed as float32.
         mask: bool, True where kept, of the weight's shape or of the group grid's
             (`GroupShape.grid`). None: groups that are all zero are pruned.
         group: channel-group shape.
@@ -125,6 +126,7 @@ def sparse_conv2d(
     residual: Tensor | None = None,
     activation: str = "none",
     weight_shape: Sequence[int] | None = None,
+    clamp: tuple[float, float] = (0.0, 6.0),
 ) -> Tensor:
     """2-D convolution that skips the pruned groups.
 
@@ -134,21 +136,23 @@ def sparse_conv2d(
     goes through the dense masked weight (`l1sparse.SparseConv2d`).
 
     Args:
-        input: ``[N, C, H, W]`` or ``[C, H, W]``, float32; NCHW and channels_last are read as they
-            are, and so are slices.
+        input: ``[N, C, H, W]`` or ``[C, H, W]``, float32, bfloat16 or float16; NCHW and
+            channels_last are read as they are, and so are slices. Sums are float32 in any case.
         packed: a result of `pack`, for a weight ``[O, C / groups, kH, kW]``.
-        bias: ``[O]``, float32.
+        bias: ``[O]``, any of these types.
         stride: step between outputs, a number or ``(height, width)``.
         padding: zeros at each side, a number, ``(height, width)``, ``"same"`` or ``"valid"``.
         dilation: step between taps, a number or ``(height, width)``.
         groups: convolution groups.
-        residual: added before the activation, float32, of the output's shape.
-        activation: ``"none"`` or ``"relu"``.
+        residual: added before the activation, of the input's dtype and the output's shape.
+        activation: one of `ACTIVATIONS`, as in `torch.nn.functional`; ``"relu6"`` is
+            ``"clamp"`` to 0 .. 6.
         weight_shape: ``(O, C / groups, kH, kW)`` of the packed weight, where it is known; None
             reads it from `packed`.
+        clamp: least and greatest output of activation ``"clamp"``.
 
     Returns:
-        The output, float32, in the input's memory format.
+        The output, of the input's dtype and memory format.
 
     Raises:
         ValueError: if an argument is not of the form above.
@@ -178,6 +182,7 @@ def sparse_conv2d(
         (stride_pair, padding_pair, dilation_pair, groups),
         residual,
         activation,
+        clamp,
     )
     return output if batched else output.squeeze(0)
 
@@ -190,6 +195,7 @@ def call_sparse_conv2d(
     geometry: Sequence[Any],
     residual: Tensor | None = None,
     activation: str = "none",
+    clamp: tuple[float, float] = (0.0, 6.0),
 ) -> Tensor:
     """The operator as it is, on arguments in their final form.
 
@@ -201,9 +207,10 @@ def call_sparse_conv2d(
         geometry: stride, padding and dilation as pairs, and the number of convolution groups.
         residual: see `sparse_conv2d`.
         activation: see `sparse_conv2d`.
+        clamp: see `sparse_conv2d`.
     """
     operator = torch.ops.l1sparse.sparse_conv2d.default
-    arguments = (input, packed, weight_shape, bias, *geometry, residual, activation)
+    arguments = (input, packed, weight_shape, bias, *geometry, residual, activation, *clamp)
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return cast(Tensor, operator(*arguments))
     # Past the autograd layer, which is Python here and would cost more than a small convolution.
@@ -254,7 +261,7 @@ def _resolve_padding(
 
 @torch.library.register_fake("l1sparse::group_l1_norm")
 def _(weight: Tensor, group: list[int]) -> Tensor:
-    return weight.new_empty(GroupShape(*group).grid(weight.shape))
+    return weight.new_empty(GroupShape(*group).grid(weight.shape), dtype=torch.float32)
 
 
 def _check_one_device(**tensors: Tensor | None) -> None:
@@ -290,6 +297,8 @@ def _(
     groups: int = 1,
     residual: Tensor | None = None,
     activation: str = "none",
+    clamp_min: float = 0.0,
+    clamp_max: float = 6.0,
 ) -> Tensor:
     _check_one_device(input=input, packed=packed, bias=bias, residual=residual)
     size = [
@@ -324,7 +333,8 @@ def _group_l1_norm_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
     channels = torch.full((columns,), float(shape.channels))
     channels[-1] = weight.shape[1] - (columns - 1) * shape.channels
     sizes = filters[:, None, None, None] * channels[None, :, None, None]
-    return weight.sign() * expand_group_mask(grad / sizes, weight.shape, shape), None
+    expanded = expand_group_mask(grad / sizes, weight.shape, shape)
+    return weight.sign() * expanded.to(weight.dtype), None
 
 
 torch.library.register_autograd(
@@ -332,33 +342,48 @@ torch.library.register_autograd(
 )
 
 
+def _activate(x: Tensor, activation: str, low: float, high: float) -> Tensor:
+    if activation == "hardswish":
+        return F.hardswish(x)
+    return F.relu6(x) if activation == "relu6" else torch.clamp(x, low, high)
+
+
 def _save_sparse_conv2d(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    input, packed, weight_shape, bias, stride, padding, dilation, groups, residual, act = inputs
-    ctx.save_for_backward(packed, output if act == "relu" else None)
-    ctx.input_shape = input.shape
-    ctx.weight_shape = weight_shape
-    ctx.geometry = (stride, padding, dilation, groups)
+    input, packed, weight_shape, bias, stride, padding, dilation, groups, residual, act = inputs[
+        :10
+    ]
     ctx.has_bias = bias is not None
     ctx.has_residual = residual is not None
+    ctx.weight_shape = weight_shape
+    ctx.geometry = (stride, padding, dilation, groups)
+    ctx.activation = inputs[9:]
+    ctx.input_shape = input.shape
+    # ReLU's gradient is in its output; that of the others needs what they were given.
+    recompute = act not in ("none", "relu")
+    ctx.save_for_backward(
+        packed,
+        output if act == "relu" else None,
+        *((input, bias, residual) if recompute else (None, None, None)),
+    )
 
 
 def _sparse_conv2d_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    packed, output = ctx.saved_tensors
-    weight = torch.ops.l1sparse.unpack(packed, ctx.weight_shape)
+    packed, output, input, bias, residual = ctx.saved_tensors
+    if input is not None:
+        before = call_sparse_conv2d(
+            input, packed, ctx.weight_shape, bias, ctx.geometry, residual
+        ).detach()
+        with torch.enable_grad():
+            after = _activate(before.requires_grad_(), *ctx.activation)
+        (grad,) = torch.autograd.grad(after, before, grad)
+    weight = torch.ops.l1sparse.unpack(packed, ctx.weight_shape).to(grad.dtype)
     input_shape = ctx.input_shape if ctx.needs_input_grad[0] else None
     grad_input, grad = conv2d_gradients(grad, weight, input_shape, ctx.geometry, output)
-    return (
-        grad_input,
-        None,
-        None,
-        grad.sum((0, 2, 3)) if ctx.has_bias else None,
-        None,
-        None,
-        None,
-        None,
-        grad if ctx.has_residual else None,
-        None,
-    )
+    grads: list[Tensor | None] = [None] * 12
+    grads[0] = grad_input
+    grads[3] = grad.sum((0, 2, 3)) if ctx.has_bias else None
+    grads[8] = grad if ctx.has_residual else None
+    return tuple(grads)
 
 
 def conv2d_gradients(

@@ -73,16 +73,17 @@ def in_layout() -> Callable[[Tensor, str], Tensor]:
             return tensor.permute(3, 0, 2, 1).contiguous().permute(1, 3, 2, 0)
         n, c, h, w = tensor.shape
         if layout.startswith("sliced"):
-            around = torch.full((n + 1, c + 3, h + 2, w + 3), torch.nan)
+            around = torch.full((n + 1, c + 3, h + 2, w + 3), torch.nan, dtype=tensor.dtype)
             if layout == "sliced channels_last":
                 around = around.contiguous(memory_format=torch.channels_last)
             view = around[1:, 1 : c + 1, 1 : h + 1, 2 : w + 2]
         elif layout == "strided":
-            view = torch.full((n, 2 * c, 2 * h, 3 * w), torch.nan)[:, ::2, 1::2, 2::3]
+            around = torch.full((n, 2 * c, 2 * h, 3 * w), torch.nan, dtype=tensor.dtype)
+            view = around[:, ::2, 1::2, 2::3]
         else:
             last = layout == "channels_last"
             memory_format = torch.channels_last if last else torch.contiguous_format
-            view = torch.empty(tensor.shape, memory_format=memory_format)
+            view = torch.empty(tensor.shape, dtype=tensor.dtype, memory_format=memory_format)
         return view.copy_(tensor)
 
     return copy

@@ -14,11 +14,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from l1sparse import pack, reference, sparse_conv2d
+from l1sparse import pack, packed_info, reference, sparse_conv2d, unpack
 from l1sparse.group_mask import expand_group_mask
+from l1sparse.ops import ACTIVATIONS, DTYPES, STRATEGIES
 
 Pair = tuple[int, int]
 LAYOUTS = ["contiguous", "channels_last", "sliced", "sliced channels_last", "strided", "permuted"]
+
+
+CLAMP = (-0.25, 0.75)
+ACTIVATE: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda x: x,
+    "relu": torch.relu,
+    "relu6": F.relu6,
+    "clamp": lambda x: x.clamp(*CLAMP),
+    "hardswish": F.hardswish,
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,8 @@ class Case:
     bias: bool = True
     residual: bool = False
     activation: str = "none"
+    dtype: torch.dtype = torch.float32
+    strategy: str = "auto"
     threads: int = 1
     batched: bool = True
 
@@ -75,7 +88,9 @@ def cases(draw: st.DrawFn) -> Case:
         layout=draw(st.sampled_from(LAYOUTS)),
         bias=draw(st.booleans()),
         residual=draw(st.booleans()),
-        activation=draw(st.sampled_from(["none", "relu"])),
+        activation=draw(st.sampled_from(ACTIVATIONS)),
+        dtype=draw(st.sampled_from([torch.float32, torch.float32, *DTYPES])),
+        strategy=draw(st.sampled_from(STRATEGIES)),
         threads=draw(st.sampled_from([1, 2])),
         batched=batched,
     )
@@ -94,17 +109,16 @@ def check_case(
         torch.manual_seed(0)
         weight, mask = pruned_weight(case.weight_shape, case.group, case.density)
         kept = masked(weight, mask, case.group).double()
-        input = torch.randn(case.batch, case.groups * case.channels, *case.size)
+        input = torch.randn(case.batch, case.groups * case.channels, *case.size).to(case.dtype)
         bias = torch.randn(case.weight_shape[0]) if case.bias else None
         geometry = (case.stride, case.padding, case.dilation, case.groups)
         expected = F.conv2d(
             input.double(), kept, None if bias is None else bias.double(), *geometry
         )
-        residual = torch.randn(expected.shape) if case.residual else None
+        residual = torch.randn(expected.shape).to(case.dtype) if case.residual else None
         if residual is not None:
             expected = expected + residual
-        if case.activation == "relu":
-            expected = expected.relu()
+        expected = ACTIVATE[case.activation](expected)
 
         given_input, given_residual = in_layout(input, case.layout), residual
         if residual is not None:
@@ -114,17 +128,20 @@ def check_case(
             given_residual = None if given_residual is None else given_residual[0]
         output = sparse_conv2d(
             given_input,
-            pack(weight, mask, case.group),
+            pack(weight, mask, case.group, case.strategy),
             bias,
             *geometry,
             residual=given_residual,
             activation=case.activation,
+            clamp=CLAMP,
         )
         assert output.shape == expected.shape
-        assert output.dtype == torch.float32
+        assert output.dtype == case.dtype
         # What rounding can do grows with the sum of the absolute products.
         sums = F.conv2d(input.double().abs(), kept.abs(), None, *geometry)
         tolerance = 2e-6 * (sums + 3) if case.batched else 2e-6 * (sums[0] + 3)
+        if case.dtype != torch.float32:  # half a unit in the output's last place
+            tolerance = tolerance + expected.abs() * torch.finfo(case.dtype).eps / 2 + 2**-25
         assert ((output - expected).abs() <= tolerance).all()
         if output.numel():
             assert torch.ops.l1sparse._last_conv2d_isa() == isa
@@ -157,22 +174,60 @@ LARGE = {
 }
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES[1:])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("what", LARGE)
 def test_large_and_odd_shapes(
-    isa: str, check_case: Any, what: str, layout: str, threads: int
+    isa: str, check_case: Any, what: str, layout: str, threads: int, strategy: str
 ) -> None:
-    case = Case(**{**vars(LARGE[what]), "layout": layout, "threads": threads})
-    check_case(case, isa)
+    changes = {"layout": layout, "threads": threads, "strategy": strategy}
+    check_case(Case(**{**vars(LARGE[what]), **changes}), isa)
 
 
-def test_threads_do_not_change_a_bit(isa: str) -> None:
-    packed = pack(torch.randn(64, 64, 3, 3), torch.rand(64, 8, 3, 3) < 0.3)
-    input = torch.randn(3, 64, 20, 20)
+@pytest.mark.parametrize("strategy", STRATEGIES[1:])
+@pytest.mark.parametrize("size", [7, 14, 20])
+def test_threads_do_not_change_a_bit(isa: str, size: int, strategy: str) -> None:
+    mask = torch.rand(192, 8, 3, 3) < 0.3
+    packed = pack(torch.randn(192, 64, 3, 3), mask, strategy=strategy)
+    input = torch.randn(3, 64, size, size)
     one = sparse_conv2d(input, packed, padding=1)
     torch.set_num_threads(2)
     assert torch.equal(sparse_conv2d(input, packed, padding=1), one)
+
+
+def test_auto_names_a_strategy_and_an_unknown_one_is_an_error() -> None:
+    weight = torch.randn(8, 16, 1, 1)
+    assert packed_info(pack(weight)).strategy in STRATEGIES[1:]
+    for strategy in STRATEGIES[1:]:
+        assert packed_info(pack(weight, strategy=strategy)).strategy == strategy
+    with pytest.raises(RuntimeError, match="strategy: got 'fastest', expected one of 'auto'"):
+        pack(weight, strategy="fastest")
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_pass_through_the_activation(activation: str, dtype: torch.dtype) -> None:
+    weight, mask = torch.randn(6, 16, 3, 3), torch.rand(6, 2, 3, 3) < 0.5
+    packed = pack(weight.to(dtype), mask)
+    kept = unpack(packed).to(dtype)
+    sides = [torch.randn(2, 16, 6, 6), torch.randn(6), torch.randn(2, 6, 4, 4)]
+    ours = [x.to(dtype).requires_grad_() for x in sides]
+    theirs = [x.detach().float().requires_grad_() for x in ours]
+    output = sparse_conv2d(
+        ours[0], packed, ours[1], residual=ours[2], activation=activation, clamp=CLAMP
+    )
+    expected = ACTIVATE[activation](F.conv2d(theirs[0], kept.float(), theirs[1]) + theirs[2])
+    grad = torch.ones_like(expected)
+    output.backward(grad.to(dtype))
+    expected.backward(grad)
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.grad is not None
+        assert other.grad is not None
+        if dtype == torch.float32:
+            torch.testing.assert_close(mine.grad, other.grad)
+        else:  # an activation's bend may be taken on the other side
+            assert (mine.grad.float() - other.grad).abs().mean() < 0.05 * other.grad.abs().mean()
 
 
 @pytest.mark.parametrize("padding", [1, "same", "valid"])

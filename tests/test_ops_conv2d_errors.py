@@ -17,7 +17,7 @@ OUTPUT = [2, 6, 5, 5]
 
 # What is changed in a call that is right, and what the message has to say.
 WRONG = [
-    ({"input": INPUT.double()}, ["input", "float32"]),
+    ({"input": INPUT.double()}, ["input", "float64", "float32"]),
     ({"input": INPUT.to(torch.int32)}, ["input", "float32"]),
     ({"input": INPUT[:, :8]}, ["input", "8 channels", "expected 12"]),
     ({"input": INPUT.to("meta")}, ["packed", "cpu", "meta"]),
@@ -33,7 +33,7 @@ WRONG = [
     ({"residual": torch.randn(2, 6, 5, 4)}, ["residual", "[2, 6, 5, 4]", "[2, 6, 5, 5]"]),
     ({"residual": torch.randn(1, 6, 5, 5)}, ["residual", "[1, 6, 5, 5]", "[2, 6, 5, 5]"]),
     ({"residual": torch.randn(6, 5, 5)}, ["residual", "[6, 5, 5]", "4 dimensions"]),
-    ({"residual": torch.zeros(OUTPUT).half()}, ["residual", "float32"]),
+    ({"residual": torch.zeros(OUTPUT).half()}, ["residual", "float16", "float32"]),
     ({"residual": torch.zeros(OUTPUT, device="meta")}, ["residual", "meta", "cpu"]),
     ({"stride": [0, 1]}, ["stride", "0", "at least 1"]),
     ({"stride": [1, -2]}, ["stride", "-2", "at least 1"]),

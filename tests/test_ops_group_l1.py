@@ -98,8 +98,8 @@ def test_a_group_side_below_one_is_an_error(group: Any, side: str, value: int) -
     [
         (torch.randn(4, 16), ["weight", "[4, 16]", "4 dimensions"]),
         (torch.randn(1, 4, 16, 3, 3), ["weight", "[1, 4, 16, 3, 3]", "4 dimensions"]),
-        (WEIGHT.double(), ["weight", "float32"]),
-        (WEIGHT.bfloat16(), ["weight", "float32"]),
+        (WEIGHT.double(), ["weight", "float64", "float32"]),
+        (WEIGHT.to(torch.int32), ["weight", "int32", "float32"]),
         (torch.randn(0, 16, 3, 3), ["weight", "dimension of 0"]),
         (torch.randn(4, 16, 0, 3), ["weight", "dimension of 0"]),
     ],

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from l1sparse import GroupShape, PackedInfo, pack, packed_info, unpack
 from l1sparse.group_mask import expand_group_mask
+from l1sparse.ops import STRATEGIES
 
 SHAPES = st.tuples(st.integers(1, 20), st.integers(1, 70), st.integers(1, 4), st.integers(1, 4))
 GROUPS = st.tuples(st.sampled_from([1, 2, 3, 4, 64]), st.sampled_from([1, 3, 4, 8, 15, 16, 128]))
@@ -24,7 +25,7 @@ CHECKSUM_AT = 56
 
 
 @settings(max_examples=100)
-@given(SHAPES, GROUPS, LAYOUTS, DENSITIES, st.booleans())
+@given(SHAPES, GROUPS, LAYOUTS, DENSITIES, st.booleans(), st.sampled_from(STRATEGIES[1:]))
 def test_unpack_gives_the_kept_weights_back_bit_by_bit(
     pruned_weight: Callable[..., tuple[Tensor, Tensor]],
     masked: Callable[..., Tensor],
@@ -34,10 +35,12 @@ def test_unpack_gives_the_kept_weights_back_bit_by_bit(
     layout: str,
     density: float,
     full_mask: bool,
+    strategy: str,
 ) -> None:
     weight, grid_mask = pruned_weight(shape, group, density)
     full = expand_group_mask(grid_mask, shape, group)
-    packed = pack(in_layout(weight, layout), full if full_mask else grid_mask, group)
+    mask = full if full_mask else grid_mask
+    packed = pack(in_layout(weight, layout), mask, group, strategy)
     assert packed.dtype == torch.uint8
     assert packed.is_contiguous()
     assert torch.equal(unpack(packed), masked(weight, grid_mask, group))
@@ -46,6 +49,7 @@ def test_unpack_gives_the_kept_weights_back_bit_by_bit(
         group=GroupShape(*group),
         kept_groups=int(grid_mask.sum()),
         kept_weights=int(full.sum()),
+        strategy=strategy,
     )
 
 

@@ -54,13 +54,37 @@ bool is_float(ScalarType dtype) {
   return std::find(kFloatTypes.begin(), kFloatTypes.end(), dtype) != kFloatTypes.end();
 }
 
-void check_tensor(const char* name, const Tensor& tensor, bool dtype_fits, const char* dtype_names,
-                  int64_t rank) {
+std::string dtype_text(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::Bool:
+      return "bool";
+    case ScalarType::Byte:
+      return "uint8";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Long:
+      return "int64";
+    default:
+      return "number " + std::to_string(static_cast<int>(dtype));
+  }
+}
+
+void check_tensor(const char* name, const Tensor& tensor, bool dtype_fits,
+                  const std::string& dtype_names, int64_t rank) {
   if (!tensor.is_cpu()) {
     fail(std::string(name) + ": must be on the CPU, where this operator was called");
   }
   if (!dtype_fits) {
-    fail(std::string(name) + ": has a dtype that is not supported, expected " + dtype_names);
+    fail(std::string(name) + ": has dtype " + dtype_text(tensor.scalar_type()) + ", expected " +
+         dtype_names);
   }
   if (tensor.dim() != rank) {
     fail(std::string(name) + ": has shape " + shape_text(tensor) + ", expected " +
@@ -350,7 +374,7 @@ Tensor sparse_conv2d(const Tensor& input, const Tensor& packed, std::vector<int6
   }
   if (residual.has_value()) {
     check_tensor("residual", *residual, residual->scalar_type() == input.scalar_type(),
-                 "the input's", 4);
+                 dtype_text(input.scalar_type()) + ", the input's", 4);
     for (size_t i = 0; i < 4; ++i) {
       if (residual->size(static_cast<int64_t>(i)) != out_size[i]) {
         fail("residual: has shape " + shape_text(*residual) + ", expected the output's [" +

@@ -25,7 +25,8 @@ from l1sparse.convert.rewrite import inference_copy, make_sparse, traced_and_fol
 from l1sparse.format import GroupShape
 from l1sparse.group_mask import nonzero_groups
 from l1sparse.nn import SparseConv2d
-from l1sparse.ops import ACTIVATIONS, pack, unpack
+from l1sparse.nn.sparse_conv2d import MODULE_ACTIVATIONS
+from l1sparse.ops import pack, unpack
 
 _METADATA = "l1sparse"
 _VERSION = 1
@@ -186,6 +187,8 @@ def _parse(description: Any) -> tuple[bool, dict[str, tuple[GroupShape, str]], l
         for name, layer in description["layers"].items()
     }
     for name, (_, activation) in layers.items():
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation of {name!r} is {activation!r}, expected {ACTIVATIONS}")
+        if activation not in MODULE_ACTIVATIONS:
+            raise ValueError(
+                f"activation of {name!r} is {activation!r}, expected {MODULE_ACTIVATIONS}"
+            )
     return bool(description["folded"]), layers, [str(name) for name in description["dense"]]

@@ -15,13 +15,16 @@ from l1sparse.group_mask import as_grid_mask, expand_group_mask, nonzero_groups
 from l1sparse.nn.packed_copy import PackedCopy
 from l1sparse.nn.packed_function import PackedConv2dFunction
 from l1sparse.ops import (
-    ACTIVATIONS,
+    DTYPES,
     call_sparse_conv2d,
     pack,
     packed_info,
     same_padding,
     unpack,
 )
+
+# Those of `l1sparse.ops.ACTIVATIONS` that the module applies and files can name.
+MODULE_ACTIVATIONS = ("none", "relu")
 
 
 class SparseConv2d(nn.Conv2d):
@@ -38,8 +41,8 @@ class SparseConv2d(nn.Conv2d):
     `drop_dense_weight` leaves only the packed weight, for inference: then the state dict holds
     ``packed`` and ``bias``.
 
-    The native kernels are for float32 on the CPU. Any other dtype or device, and autocast, run
-    the dense convolution with the masked weight.
+    The native kernels are for float32, bfloat16 and float16 on the CPU. Any other dtype or
+    device, and autocast, run the dense convolution with the masked weight.
 
     NaN and infinities give what `nn.Conv2d` gives, except that in evaluation a pruned weight
     contributes nothing, whatever the input holds there.
@@ -93,8 +96,10 @@ class SparseConv2d(nn.Conv2d):
             device,
             dtype,
         )
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation: got {activation!r}, expected one of {ACTIVATIONS}")
+        if activation not in MODULE_ACTIVATIONS:
+            raise ValueError(
+                f"activation: got {activation!r}, expected one of {MODULE_ACTIVATIONS}"
+            )
         self.group = GroupShape.of(group)
         self.activation = activation
         self.weight_shape = tuple(self.weight.shape)
@@ -244,7 +249,8 @@ class SparseConv2d(nn.Conv2d):
 
     def _is_native(self, input: Tensor) -> bool:
         return (
-            self.weight.dtype == torch.float32
+            self.weight.dtype == input.dtype
+            and input.dtype in DTYPES
             and self.weight.device.type == "cpu"
             and not torch.is_autocast_enabled("cpu")
         )
