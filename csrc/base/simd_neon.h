@@ -35,9 +35,10 @@ struct F32x4 {
   static Reg even(Reg a, Reg b) { return vuzp1q_f32(a, b); }
   using Lanes = std::uint32_t;
   static Lanes lanes_of_bits(std::uint32_t bits) { return bits; }
-  static Reg load_lanes(const float* from, Lanes lanes) {
+  template <class T>
+  static Reg load_lanes(const T* from, Lanes lanes) {
     float lane[4];
-    for (int i = 0; i < 4; ++i) lane[i] = (lanes >> i & 1) != 0 ? from[i] : 0.0f;
+    for (int i = 0; i < 4; ++i) lane[i] = (lanes >> i & 1) != 0 ? to_float(from[i]) : 0.0f;
     return vld1q_f32(lane);
   }
   static void store(float* to, Reg r) { vst1q_f32(to, r); }

@@ -38,9 +38,10 @@ struct F32x4 {
   // Lane i where bit i is set; the others are 0 and their memory is not read.
   using Lanes = std::uint32_t;
   static Lanes lanes_of_bits(std::uint32_t bits) { return bits; }
-  static Reg load_lanes(const float* from, Lanes lanes) {
+  template <class T>
+  static Reg load_lanes(const T* from, Lanes lanes) {
     Reg r{};
-    for (int i = 0; i < 4; ++i) r.lane[i] = (lanes >> i & 1) != 0 ? from[i] : 0.0f;
+    for (int i = 0; i < 4; ++i) r.lane[i] = (lanes >> i & 1) != 0 ? to_float(from[i]) : 0.0f;
     return r;
   }
   template <class T>

@@ -78,6 +78,7 @@ inline void store_masked(float* p, Mask m, __m256 r) { _mm256_mask_storeu_ps(p, 
 using MaskOf8 = __mmask8;
 inline MaskOf8 mask_of_bits(std::uint32_t bits) { return static_cast<MaskOf8>(bits); }
 inline __m256 load_by_mask(const float* p, MaskOf8 m) { return _mm256_maskz_loadu_ps(m, p); }
+inline __m128i load_half_by_mask(const void* p, MaskOf8 m) { return _mm_maskz_loadu_epi16(m, p); }
 template <int kFromB>
 __m256 blend(__m256 a, __m256 b) {
   return _mm256_mask_blend_ps(kFromB, a, b);
@@ -106,6 +107,14 @@ inline MaskOf8 mask_of_bits(std::uint32_t bits) {
   return _mm256_cmpeq_epi32(_mm256_and_si256(all, lane_bit), lane_bit);
 }
 inline __m256 load_by_mask(const float* p, MaskOf8 m) { return _mm256_maskload_ps(p, m); }
+inline __m128i load_half_by_mask(const void* p, MaskOf8 m) {
+  const int lanes = _mm256_movemask_ps(_mm256_castsi256_ps(m));
+  std::uint16_t values[8] = {};
+  for (int i = 0; i < 8; ++i) {
+    if ((lanes >> i & 1) != 0) values[i] = static_cast<const std::uint16_t*>(p)[i];
+  }
+  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(values));
+}
 template <int kFromB>
 __m256 blend(__m256 a, __m256 b) {
   return _mm256_blend_ps(a, b, kFromB);
@@ -190,6 +199,10 @@ struct F32x8 {
   using Lanes = MaskOf8;
   static Lanes lanes_of_bits(std::uint32_t bits) { return mask_of_bits(bits); }
   static Reg load_lanes(const float* from, Lanes lanes) { return load_by_mask(from, lanes); }
+  template <class T>
+  static Reg load_lanes(const T* from, Lanes lanes) {
+    return widen(load_half_by_mask(from, lanes), from, zero());
+  }
   static Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
   // Each step adds the halves of two registers into one; a blend, which every vector port can do,
   // stands in for one of the two shuffles.
@@ -226,6 +239,22 @@ struct F32x8 {
 };
 
 #if defined(__AVX512F__)
+inline __m512 widen(__m256i x, const BFloat16*) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+}
+inline __m512 widen(__m256i x, const Float16*) { return _mm512_cvtph_ps(x); }
+inline __m256i narrow(__m512 x, const BFloat16*) {
+  const __m512i bits = _mm512_castps_si512(x);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+  const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+  const __m512i result = _mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc00000));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(result, 16));
+}
+inline __m256i narrow(__m512 x, const Float16*) {
+  return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT);
+}
+
 struct F32x16 {
   static constexpr int kLanes = 16;
   static constexpr int kBatch = 8;
@@ -241,29 +270,25 @@ struct F32x16 {
     return _mm512_maskz_loadu_ps(first(n), from);
   }
   static void store_partial(float* to, Reg r, int n) { _mm512_mask_storeu_ps(to, first(n), r); }
-  // 16-bit types go in two halves of eight.
   template <class T>
   static Reg load(const T* from) {
-    return join(F32x8::load(from), F32x8::load(from + 8));
+    return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)), from);
+  }
+  template <class T>
+  static Reg load_lanes(const T* from, __mmask16 lanes) {
+    return widen(_mm256_maskz_loadu_epi16(lanes, from), from);
   }
   template <class T>
   static Reg load_partial(const T* from, int n) {
-    const int rest = n < 8 ? 0 : n - 8;
-    return join(F32x8::load_partial(from, n - rest), F32x8::load_partial(from + 8, rest));
+    return load_lanes(from, first(n));
   }
   template <class T>
   static void store(T* to, Reg r) {
-    F32x8::store(to, _mm512_castps512_ps256(r));
-    F32x8::store(to + 8, _mm512_extractf32x8_ps(r, 1));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), narrow(r, to));
   }
   template <class T>
   static void store_partial(T* to, Reg r, int n) {
-    const int rest = n < 8 ? 0 : n - 8;
-    F32x8::store_partial(to, _mm512_castps512_ps256(r), n - rest);
-    F32x8::store_partial(to + 8, _mm512_extractf32x8_ps(r, 1), rest);
-  }
-  static Reg join(__m256 low, __m256 high) {
-    return _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+    _mm256_mask_storeu_epi16(to, first(n), narrow(r, to));
   }
   static Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
   static Reg mul(Reg a, Reg b) { return _mm512_mul_ps(a, b); }

@@ -25,5 +25,5 @@ constexpr PixelTile kNarrowTiles[] = {
 }  // namespace
 
 const Conv2dKernels conv2d_avx512 =
-    L1SPARSE_CONV2D_KERNELS(F32x16, F32x8, kTiles, kPixelTiles, kNarrowTiles, true);
+    L1SPARSE_CONV2D_KERNELS(F32x16, F32x8, kTiles, kPixelTiles, kNarrowTiles, true, true, true);
 }  // namespace l1sparse

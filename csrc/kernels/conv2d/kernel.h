@@ -127,9 +127,9 @@ constexpr std::int64_t kPlaneLines = 8;
 
 // Step 2: for one tile of outputs and one filter block, sum up weight * activation.
 struct ColumnsJob {
-  const float* tile;                  // plane 0 at the tile's first output
-  std::int64_t channel_pitch;         // floats from one channel's plane to the next
-  const std::int64_t* column_offset;  // floats from `tile` to a column's first activation
+  const void* tile;                   // plane 0 at the tile's first output
+  std::int64_t channel_pitch;         // elements from one channel's plane to the next
+  const std::int64_t* column_offset;  // elements from `tile` to a column's first one
   // For each tap, bit i: output i of the tile reads inside the input; others take 0 and their
   // memory is not touched. Null: every output of the tile can be read.
   const std::uint64_t* inside;
@@ -150,7 +150,7 @@ struct ColumnsJob {
 struct PixelTile {
   int outputs;  // at most 64
   int cost;     // of a group, in hundredths of what 8 outputs cost in the fastest tile
-  void (*accumulate)(ColumnsJob& job);
+  void (*accumulate[kDTypeCount])(ColumnsJob& job);  // by the type of what is at `tile`
 };
 
 // ---- an instruction set's table -------------------------------------------------------------
@@ -167,7 +167,7 @@ struct Conv2dKernels {
   PixelTiles pixel_tiles;   // for groups of more than four channels
   PixelTiles narrow_tiles;  // for the others
   // Whether `inside` costs next to nothing, so that edges of the input need no copy.
-  bool masks_are_cheap;
+  bool masks_are_cheap[kDTypeCount];
   void (*gather_planes[kDTypeCount])(const PlanesJob& job);
   void (*finish[kDTypeCount])(const FinishJob& job);
 };

@@ -100,13 +100,12 @@ void plan_tiles(const PixelTiles& tiles, Plan* plan) {
 
 Source choose_source(const Conv2dProblem& problem, const Conv2dKernels& kernels) {
   const WeightShape& shape = problem.weight.shape;
-  const bool bits = kernels.masks_are_cheap &&
+  const bool bits = kernels.masks_are_cheap[static_cast<int>(problem.dtype)] &&
                     shape.kernel_h * shape.kernel_w <= kMaxTapsWithBits &&
                     problem.dilation_h <= problem.in_h && problem.dilation_w <= problem.in_w;
   // Output (y, x) of tap (0, 0) reads float y * width + x of a channel, plus a constant.
-  const bool alike = problem.dtype == DType::float32 && problem.stride_h == 1 &&
-                     problem.stride_w == 1 && problem.in_w == problem.out_w &&
-                     problem.input_strides.w == 1 &&
+  const bool alike = problem.stride_h == 1 && problem.stride_w == 1 &&
+                     problem.in_w == problem.out_w && problem.input_strides.w == 1 &&
                      (problem.in_h == 1 || problem.input_strides.h == problem.in_w);
   const bool no_edges = shape.kernel_h * shape.kernel_w == 1 && problem.in_h == problem.out_h;
   if (alike && (no_edges || bits)) return Source::in_place;
@@ -320,7 +319,8 @@ const char* run_item(const Run& run, std::int64_t index, char* slot) {
   const Item item = item_at(plan, problem, index);
   const auto* planes = reinterpret_cast<const float*>(slot);
   const std::int64_t outputs = item.rows * item.cols;
-  if (plan.source != Source::in_place) gather(run, item, slot);
+  const bool in_place = plan.source == Source::in_place;
+  if (!in_place) gather(run, item, slot);
 
   std::uint64_t inside[kMaxTapsWithBits];
   ColumnsJob job;
@@ -354,10 +354,9 @@ const char* run_item(const Run& run, std::int64_t index, char* slot) {
       const std::int64_t count = smaller(tile.outputs, left);
       const std::int64_t position = item.out_y * problem.out_w + item.out_x + at;
       if (job.inside != nullptr) find_inside(run, position, count, inside);
-      job.tile = plan.source == Source::in_place
-                     ? reinterpret_cast<const float*>(input_of(run, item)) + position
-                     : planes + at;
-      tile.accumulate(job);
+      job.tile = in_place ? input_of(run, item) + position * size_of(problem.dtype)
+                          : reinterpret_cast<const char*>(planes + at);
+      tile.accumulate[static_cast<int>(in_place ? problem.dtype : DType::float32)](job);
 
       FinishJob finish = finish_job(problem, run.tensors, item.image, first,
                                     item.out_y + (item.rows > 1 ? at / item.cols : 0),

@@ -191,8 +191,9 @@ void gather_planes(const PlanesJob& shared) {
 // ---- accumulate -----------------------------------------------------------------------------
 
 // What is left to do of a column.
+template <class T>
 struct ColumnWork {
-  const float* activation;
+  const T* activation;
   std::uint64_t inside;
   const std::uint32_t* entry;
   const std::uint32_t* end;
@@ -201,8 +202,8 @@ struct ColumnWork {
 
 // sums[filter] += weights * activations, for kChannels channels of one column and every filter that
 // kept it; moves `work` on by these channels.
-template <class V, int kVectors, int kChannels>
-L1SPARSE_INLINE void add_channels(const ColumnsJob& job, ColumnWork& work) {
+template <class V, int kVectors, int kChannels, class T>
+L1SPARSE_INLINE void add_channels(const ColumnsJob& job, ColumnWork<T>& work) {
   constexpr int kOutputs = kVectors * V::kLanes;
   constexpr std::uint64_t kAll = ~std::uint64_t{0} >> (64 - kOutputs);
   const std::int64_t channel_pitch = job.channel_pitch;
@@ -253,17 +254,17 @@ L1SPARSE_INLINE void add_channels(const ColumnsJob& job, ColumnWork& work) {
 
 // The channels that do not fill the registers: a function of its own, so that it takes none from
 // the ones that do.
-template <class V, int kVectors, int kMaxChannels>
-__attribute__((noinline)) void add_last_channels(const ColumnsJob& job, ColumnWork work,
+template <class V, int kVectors, int kMaxChannels, class T>
+__attribute__((noinline)) void add_last_channels(const ColumnsJob& job, ColumnWork<T> work,
                                                  std::int64_t channels) {
   if constexpr (kMaxChannels > 4) {
-    if ((channels & 4) != 0) add_channels<V, kVectors, 4>(job, work);
+    if ((channels & 4) != 0) add_channels<V, kVectors, 4, T>(job, work);
   }
-  if ((channels & 2) != 0) add_channels<V, kVectors, 2>(job, work);
-  if ((channels & 1) != 0) add_channels<V, kVectors, 1>(job, work);
+  if ((channels & 2) != 0) add_channels<V, kVectors, 2, T>(job, work);
+  if ((channels & 1) != 0) add_channels<V, kVectors, 1, T>(job, work);
 }
 
-template <class V, int kVectors, int kMaxChannels>
+template <class V, int kVectors, int kMaxChannels, class T>
 void accumulate_columns(ColumnsJob& shared) {
   // A copy that no store can change, so that its members stay in registers.
   const ColumnsJob job = shared;
@@ -273,7 +274,7 @@ void accumulate_columns(ColumnsJob& shared) {
   const std::int64_t group_size = job.group_filters * job.group_channels;
   std::int64_t tap = 0;
   for (std::int64_t column = 0; column < job.columns; ++column) {
-    ColumnWork work;
+    ColumnWork<T> work;
     work.entry = job.filter_groups + job.row_offsets[column];
     work.end = job.filter_groups + job.row_offsets[column + 1];
     work.inside = job.inside == nullptr ? ~std::uint64_t{0} : job.inside[tap];
@@ -282,13 +283,13 @@ void accumulate_columns(ColumnsJob& shared) {
     while (work.entry != work.end && work.end[-1] >= job.end_wanted) --work.end;
     if (work.entry == work.end) continue;
     work.weight = job.values + (work.entry - job.filter_groups) * group_size;
-    work.activation = job.tile + job.column_offset[column];
+    work.activation = static_cast<const T*>(job.tile) + job.column_offset[column];
     std::int64_t channels =
         column >= job.columns - job.taps ? job.last_channels : job.group_channels;
     for (; channels >= kMaxChannels; channels -= kMaxChannels) {
-      add_channels<V, kVectors, kMaxChannels>(job, work);
+      add_channels<V, kVectors, kMaxChannels, T>(job, work);
     }
-    if (channels != 0) add_last_channels<V, kVectors, kMaxChannels>(job, work, channels);
+    if (channels != 0) add_last_channels<V, kVectors, kMaxChannels, T>(job, work, channels);
   }
   shared.ran = L1SPARSE_KERNEL_ISA;
 }
@@ -298,16 +299,23 @@ void accumulate_columns(ColumnsJob& shared) {
 
 // One entry of an instruction set's table: kVectors of V make the tile, and registers hold the
 // activations of kMaxChannels channels.
-#define L1SPARSE_PIXEL_TILE(V, kVectors, kMaxChannels, cost) \
-  {kVectors * V::kLanes, cost, &accumulate_columns<V, kVectors, kMaxChannels>}
+#define L1SPARSE_PIXEL_TILE(V, kVectors, kMaxChannels, cost)        \
+  {                                                                 \
+    kVectors *V::kLanes, cost, {                                    \
+      &accumulate_columns<V, kVectors, kMaxChannels, float>,        \
+          &accumulate_columns<V, kVectors, kMaxChannels, BFloat16>, \
+          &accumulate_columns<V, kVectors, kMaxChannels, Float16>   \
+    }                                                               \
+  }
 
 #define L1SPARSE_TABLE(array) {array, sizeof(array) / sizeof(array[0])}
 
-// An instruction set's table; Wide is its widest vector, V one that it can transpose.
-#define L1SPARSE_CONV2D_KERNELS(Wide, V, tiles, pixel_tiles, narrow_tiles, masks_are_cheap)    \
+// An instruction set's table; Wide is its widest vector, V one that it can transpose;
+// last come masks_are_cheap, a value a type.
+#define L1SPARSE_CONV2D_KERNELS(Wide, V, tiles, pixel_tiles, narrow_tiles, ...)                \
   {                                                                                            \
     tiles, sizeof(tiles) / sizeof(tiles[0]), L1SPARSE_TABLE(pixel_tiles),                      \
-        L1SPARSE_TABLE(narrow_tiles), masks_are_cheap,                                         \
+        L1SPARSE_TABLE(narrow_tiles), {__VA_ARGS__},                                           \
         {&gather_planes<V, float>, &gather_planes<V, BFloat16>, &gather_planes<V, Float16>}, { \
       &finish<Wide, V, float>, &finish<Wide, V, BFloat16>, &finish<Wide, V, Float16>           \
     }                                                                                          \
