@@ -16,5 +16,6 @@ constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x8, 3, 4, 300),
 }  // namespace
 
 const Conv2dKernels conv2d_avx2 =
-    L1SPARSE_CONV2D_KERNELS(F32x8, F32x8, kTiles, kPixelTiles, kPixelTiles, true, false, false);
+    L1SPARSE_CONV2D_KERNELS(F32x8, F32x8, kTiles, L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr),
+                            L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr), true, false, false);
 }  // namespace l1sparse

@@ -22,8 +22,11 @@ constexpr PixelTile kNarrowTiles[] = {
     L1SPARSE_PIXEL_TILE(F32x16, 4, 4, 800), L1SPARSE_PIXEL_TILE(F32x16, 3, 4, 610),
     L1SPARSE_PIXEL_TILE(F32x16, 2, 4, 430), L1SPARSE_PIXEL_TILE(F32x16, 1, 4, 250),
     L1SPARSE_PIXEL_TILE(F32x8, 3, 4, 370),  L1SPARSE_PIXEL_TILE(F32x8, 1, 4, 180)};
+constexpr PixelTile kPixelLone = L1SPARSE_LONE_TILE(F32x16, F32x8, 3, 8, 630);
+constexpr PixelTile kNarrowLone = L1SPARSE_LONE_TILE(F32x16, F32x8, 3, 4, 640);
 }  // namespace
 
 const Conv2dKernels conv2d_avx512 =
-    L1SPARSE_CONV2D_KERNELS(F32x16, F32x8, kTiles, kPixelTiles, kNarrowTiles, true, true, true);
+    L1SPARSE_CONV2D_KERNELS(F32x16, F32x8, kTiles, L1SPARSE_PIXEL_TILES(kPixelTiles, &kPixelLone),
+                            L1SPARSE_PIXEL_TILES(kNarrowTiles, &kNarrowLone), true, true, true);
 }  // namespace l1sparse

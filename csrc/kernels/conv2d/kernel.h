@@ -142,14 +142,21 @@ struct ColumnsJob {
   std::uint32_t first_filter_group;        // of the block; its sums come first
   std::uint32_t begin_wanted, end_wanted;  // filter groups to work on
   std::int64_t filters;                    // rows of `sums`
-  float* sums;                             // [filters][outputs of the tile]
+  float* sums;                             // [filters][outputs of the tile's vectors]
+  float* lone_lanes;                       // [filters][kLoneLanes], of a tile with a lone output
+  float* lone_sums;                        // [filters], rounded up to whole kLoneLanes
   const char* ran;
 };
 
-// A register tile: so many outputs in a row.
+// Lanes that sum up channels of a lone output.
+constexpr std::int64_t kLoneLanes = 8;
+
+// A register tile: so many outputs in a row. With a lone output it has one more than its vectors
+// hold, which has its channels on the lanes: 49 = 3 * 16 + 1 is the size of a 7x7 map.
 struct PixelTile {
-  int outputs;  // at most 64
-  int cost;     // of a group, in hundredths of what 8 outputs cost in the fastest tile
+  int outputs;  // at most 64, a lone one included
+  bool lone;
+  int cost;  // of a group, in hundredths of what 8 outputs cost in the fastest tile
   void (*accumulate[kDTypeCount])(ColumnsJob& job);  // by the type of what is at `tile`
 };
 
@@ -159,6 +166,7 @@ struct PixelTile {
 struct PixelTiles {
   const PixelTile* tiles;
   int count;
+  const PixelTile* with_lone;  // or null
 };
 
 struct Conv2dKernels {

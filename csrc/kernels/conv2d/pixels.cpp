@@ -41,8 +41,9 @@ struct Plan {
   std::int64_t bands_y, bands_x;
   std::int64_t filters;  // of a convolution group
   std::int64_t part_filters, filter_parts;
-  std::int64_t items, slots;  // pieces of work; workspaces, each used by one thread at a time
-  std::int64_t widest;        // outputs of the widest tile
+  std::int64_t items, slots;   // pieces of work; workspaces, each used by one thread at a time
+  std::int64_t widest;         // outputs of the widest tile
+  const PixelTile* with_lone;  // where a band is one such tile, else null
   std::int64_t block_filters;
   std::int64_t line_pitch;
   std::int64_t unit;  // outputs of the narrowest tile
@@ -64,10 +65,11 @@ std::int64_t band_floats(const Conv2dProblem& problem, const Plan& plan, std::in
   const WeightShape& shape = problem.weight.shape;
   const std::int64_t panel_rows =
       axis_extent_bound(rows, shape.kernel_h, problem.dilation_h, problem.stride_h);
-  const std::int64_t sets = plan.source == Source::in_place ? 1
-                            : plan.source == Source::by_tap
-                                ? shape.kernel_w
-                                : smaller(shape.kernel_w, problem.stride_w);
+  if (plan.source == Source::in_place) {
+    return checked_mul(shape.in_channels, checked_mul(panel_rows, cols));
+  }
+  const std::int64_t sets =
+      plan.source == Source::by_tap ? shape.kernel_w : smaller(shape.kernel_w, problem.stride_w);
   const std::int64_t planes = checked_mul(sets, shape.in_channels);
   return checked_add(checked_mul(planes, plane_pitch(panel_rows, cols)), plan.widest);
 }
@@ -96,6 +98,10 @@ void plan_tiles(const PixelTiles& tiles, Plan* plan) {
   }
   plan->unit = tiles.tiles[tiles.count - 1].outputs;
   plan->tiles = choose_tiles(tiles, plan->unit);
+}
+
+const PixelTile& tile_for(const Plan& plan, std::int64_t outputs) {
+  return *plan.tiles.first[smaller(ceil_div(outputs, plan.unit), kPlannedUnits)];
 }
 
 Source choose_source(const Conv2dProblem& problem, const Conv2dKernels& kernels) {
@@ -155,7 +161,8 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pl
   const WeightShape& shape = problem.weight.shape;
   const GroupGrid& grid = problem.weight.grid;
   const Conv2dKernels& kernels = kernels_for(isa);
-  plan_tiles(grid.channels > 4 ? kernels.pixel_tiles : kernels.narrow_tiles, plan);
+  const PixelTiles& tiles = grid.channels > 4 ? kernels.pixel_tiles : kernels.narrow_tiles;
+  plan_tiles(tiles, plan);
   plan->source = choose_source(problem, kernels);
   plan_bands(problem, threads, plan);
   if (plan->source == Source::by_phase && plan->bands_x > 1) {
@@ -177,6 +184,11 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pl
   plan->items = checked_mul(bands, plan->filter_parts);
   plan->slots = smaller(threads, plan->items);
 
+  // Elsewhere the lone outputs' own last step costs more than they save.
+  const std::int64_t outputs = plan->band_rows * plan->band_cols;
+  const bool fits = tiles.with_lone != nullptr && tiles.with_lone->outputs == outputs;
+  plan->with_lone = fits ? tiles.with_lone : nullptr;
+
   const bool copies = plan->source != Source::in_place;
   const std::int64_t planes =
       copies ? band_floats(problem, *plan, plan->band_rows, plan->band_cols) : 0;
@@ -185,7 +197,8 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pl
   plan->sums_at =
       checked_add(plan->lines_at, checked_mul(plan->line_pitch, kPlaneLines * kFloatBytes));
   plan->slot_bytes =
-      checked_add(plan->sums_at, checked_mul(plan->block_filters, plan->widest * kFloatBytes));
+      checked_add(plan->sums_at, checked_mul(checked_add(plan->block_filters, kLoneLanes),
+                                             (plan->widest + kLoneLanes + 1) * kFloatBytes));
   std::int64_t at = 0;
   const auto reserve = [&at](std::int64_t count, std::int64_t size) {
     const std::int64_t start = at;
@@ -338,6 +351,9 @@ const char* run_item(const Run& run, std::int64_t index, char* slot) {
   job.channel_pitch = run.channel_pitch;
   job.inside = plan.source == Source::by_tap ? nullptr : inside;
   job.sums = reinterpret_cast<float*>(slot + plan.sums_at);
+  job.lone_lanes = job.sums + plan.block_filters * plan.widest;
+  job.lone_sums = job.lone_lanes + plan.block_filters * kLoneLanes;
+  const bool lone = plan.with_lone != nullptr && outputs == plan.with_lone->outputs;
   job.ran = nullptr;
   for (std::int64_t block = item.first_filter / plan.block_filters;
        block * plan.block_filters < item.end_filter; ++block) {
@@ -349,8 +365,8 @@ const char* run_item(const Run& run, std::int64_t index, char* slot) {
     job.filters = smaller(plan.block_filters,
                           (weight.grid.filter_groups * weight.grid.filters) - block_first);
     for (std::int64_t at = 0; at < outputs;) {
-      const std::int64_t left = outputs - at, units = ceil_div(left, plan.unit);
-      const PixelTile& tile = *plan.tiles.first[smaller(units, kPlannedUnits)];
+      const std::int64_t left = outputs - at;
+      const PixelTile& tile = lone ? *plan.with_lone : tile_for(plan, left);
       const std::int64_t count = smaller(tile.outputs, left);
       const std::int64_t position = item.out_y * problem.out_w + item.out_x + at;
       if (job.inside != nullptr) find_inside(run, position, count, inside);
@@ -361,13 +377,24 @@ const char* run_item(const Run& run, std::int64_t index, char* slot) {
       FinishJob finish = finish_job(problem, run.tensors, item.image, first,
                                     item.out_y + (item.rows > 1 ? at / item.cols : 0),
                                     item.out_x + (item.rows > 1 ? at % item.cols : at));
-      finish.sums = job.sums + (first - block_first) * tile.outputs;
-      finish.sums_pitch = tile.outputs;
+      const std::int64_t in_vectors = tile.outputs - (tile.lone ? 1 : 0);
+      finish.sums = job.sums + (first - block_first) * in_vectors;
+      finish.sums_pitch = in_vectors;
       finish.filters = end - first;
-      finish.tile_cols = tile.outputs;
+      finish.tile_cols = in_vectors;
       finish.rows = 1;
-      finish.cols = count;
+      finish.cols = smaller(count, in_vectors);
       run.kernels.finish[static_cast<int>(problem.dtype)](finish);
+      if (count > in_vectors) {
+        const std::int64_t bytes = in_vectors * finish.col_stride * size_of(problem.dtype);
+        finish.sums = job.lone_sums + (first - block_first);
+        finish.sums_pitch = finish.tile_cols = finish.cols = 1;
+        finish.output = static_cast<char*>(finish.output) + bytes;
+        if (finish.residual != nullptr) {
+          finish.residual = static_cast<const char*>(finish.residual) + bytes;
+        }
+        run.kernels.finish[static_cast<int>(problem.dtype)](finish);
+      }
       at += count;
     }
   }

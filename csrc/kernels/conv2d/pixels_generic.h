@@ -200,9 +200,18 @@ struct ColumnWork {
   const float* weight;
 };
 
+// The activations of kChannels channels of one output.
+template <class E, int kChannels, class T>
+L1SPARSE_INLINE typename E::Reg channels_of(const T* from, std::int64_t channel_pitch) {
+  float lanes[E::kLanes] = {};
+#pragma GCC unroll 8
+  for (int c = 0; c < kChannels; ++c) lanes[c] = to_float(from[c * channel_pitch]);
+  return E::load(lanes);
+}
+
 // sums[filter] += weights * activations, for kChannels channels of one column and every filter that
 // kept it; moves `work` on by these channels.
-template <class V, int kVectors, int kChannels, class T>
+template <class V, class E, int kVectors, bool kLone, int kChannels, class T>
 L1SPARSE_INLINE void add_channels(const ColumnsJob& job, ColumnWork<T>& work) {
   constexpr int kOutputs = kVectors * V::kLanes;
   constexpr std::uint64_t kAll = ~std::uint64_t{0} >> (64 - kOutputs);
@@ -226,11 +235,19 @@ L1SPARSE_INLINE void add_channels(const ColumnsJob& job, ColumnWork<T>& work) {
       }
     }
   }
+  typename E::Reg lone_x = E::zero();
+  if constexpr (kLone) {
+    if ((work.inside >> kOutputs & 1) != 0) {
+      lone_x = channels_of<E, kChannels>(work.activation + kOutputs, channel_pitch);
+    }
+  }
   const std::int64_t group_filters = job.group_filters, group_channels = job.group_channels;
+  float* const lone_of_zero = job.lone_lanes - job.first_filter_group * group_filters * kLoneLanes;
   float* const sums_of_zero = job.sums - job.first_filter_group * group_filters * kOutputs;
   const float* weight = work.weight;
   for (const std::uint32_t* entry = work.entry; entry != work.end; ++entry) {
     float* sums = sums_of_zero + *entry * group_filters * kOutputs;
+    float* lone = lone_of_zero + *entry * group_filters * kLoneLanes;
     std::int64_t filters = group_filters;
     do {
       typename V::Reg acc[kVectors];
@@ -244,6 +261,12 @@ L1SPARSE_INLINE void add_channels(const ColumnsJob& job, ColumnWork<T>& work) {
       }
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) V::store(sums + v * V::kLanes, acc[v]);
+      if constexpr (kLone) {
+        const typename E::Reg w =
+            kChannels == E::kLanes ? E::load(weight) : E::load_partial(weight, kChannels);
+        E::store(lone, E::fma(lone_x, w, E::load(lone)));
+        lone += kLoneLanes;
+      }
       weight += group_channels;
       sums += kOutputs;
     } while (--filters != 0);
@@ -254,22 +277,29 @@ L1SPARSE_INLINE void add_channels(const ColumnsJob& job, ColumnWork<T>& work) {
 
 // The channels that do not fill the registers: a function of its own, so that it takes none from
 // the ones that do.
-template <class V, int kVectors, int kMaxChannels, class T>
+template <class V, class E, int kVectors, bool kLone, int kMaxChannels, class T>
 __attribute__((noinline)) void add_last_channels(const ColumnsJob& job, ColumnWork<T> work,
                                                  std::int64_t channels) {
   if constexpr (kMaxChannels > 4) {
-    if ((channels & 4) != 0) add_channels<V, kVectors, 4, T>(job, work);
+    if ((channels & 4) != 0) add_channels<V, E, kVectors, kLone, 4, T>(job, work);
   }
-  if ((channels & 2) != 0) add_channels<V, kVectors, 2, T>(job, work);
-  if ((channels & 1) != 0) add_channels<V, kVectors, 1, T>(job, work);
+  if ((channels & 2) != 0) add_channels<V, E, kVectors, kLone, 2, T>(job, work);
+  if ((channels & 1) != 0) add_channels<V, E, kVectors, kLone, 1, T>(job, work);
 }
 
-template <class V, int kVectors, int kMaxChannels, class T>
+// E holds the channels of a lone output, if there is one.
+template <class V, class E, int kVectors, bool kLone, int kMaxChannels, class T>
 void accumulate_columns(ColumnsJob& shared) {
+  static_assert(!kLone || (E::kLanes == kLoneLanes && kMaxChannels <= E::kLanes));
   // A copy that no store can change, so that its members stay in registers.
   const ColumnsJob job = shared;
   for (std::int64_t i = 0; i < job.filters * kVectors * V::kLanes; i += V::kLanes) {
     V::store(job.sums + i, V::zero());
+  }
+  if constexpr (kLone) {
+    for (std::int64_t i = 0; i < job.filters * kLoneLanes; i += E::kLanes) {
+      E::store(job.lone_lanes + i, E::zero());
+    }
   }
   const std::int64_t group_size = job.group_filters * job.group_channels;
   std::int64_t tap = 0;
@@ -287,9 +317,20 @@ void accumulate_columns(ColumnsJob& shared) {
     std::int64_t channels =
         column >= job.columns - job.taps ? job.last_channels : job.group_channels;
     for (; channels >= kMaxChannels; channels -= kMaxChannels) {
-      add_channels<V, kVectors, kMaxChannels, T>(job, work);
+      add_channels<V, E, kVectors, kLone, kMaxChannels, T>(job, work);
     }
-    if (channels != 0) add_last_channels<V, kVectors, kMaxChannels, T>(job, work, channels);
+    if (channels != 0)
+      add_last_channels<V, E, kVectors, kLone, kMaxChannels, T>(job, work, channels);
+  }
+  if constexpr (kLone) {
+    for (std::int64_t first = 0; first < job.filters; first += E::kBatch) {
+      typename E::Reg lanes[E::kBatch];
+      for (int i = 0; i < E::kBatch; ++i) {
+        const bool exists = first + i < job.filters;
+        lanes[i] = exists ? E::load(job.lone_lanes + (first + i) * kLoneLanes) : E::zero();
+      }
+      E::store(job.lone_sums + first, E::sum_lanes(lanes));
+    }
   }
   shared.ran = L1SPARSE_KERNEL_ISA;
 }
@@ -297,25 +338,28 @@ void accumulate_columns(ColumnsJob& shared) {
 }  // namespace
 }  // namespace l1sparse
 
-// One entry of an instruction set's table: kVectors of V make the tile, and registers hold the
-// activations of kMaxChannels channels.
-#define L1SPARSE_PIXEL_TILE(V, kVectors, kMaxChannels, cost)        \
-  {                                                                 \
-    kVectors *V::kLanes, cost, {                                    \
-      &accumulate_columns<V, kVectors, kMaxChannels, float>,        \
-          &accumulate_columns<V, kVectors, kMaxChannels, BFloat16>, \
-          &accumulate_columns<V, kVectors, kMaxChannels, Float16>   \
-    }                                                               \
+// Entries of an instruction set's tables: kVectors of V make the tile, and registers hold the
+// activations of kMaxChannels channels. The second has a lone output besides.
+#define L1SPARSE_PIXEL_TILE(V, kVectors, kMaxChannels, cost) \
+  L1SPARSE_TILE_OF(V, V, kVectors, false, kMaxChannels, cost)
+#define L1SPARSE_LONE_TILE(V, E, kVectors, kMaxChannels, cost) \
+  L1SPARSE_TILE_OF(V, E, kVectors, true, kMaxChannels, cost)
+#define L1SPARSE_TILE_OF(V, E, kVectors, kLone, kMaxChannels, cost)           \
+  {                                                                           \
+    kVectors *V::kLanes + kLone, kLone, cost, {                               \
+      &accumulate_columns<V, E, kVectors, kLone, kMaxChannels, float>,        \
+          &accumulate_columns<V, E, kVectors, kLone, kMaxChannels, BFloat16>, \
+          &accumulate_columns<V, E, kVectors, kLone, kMaxChannels, Float16>   \
+    }                                                                         \
   }
 
-#define L1SPARSE_TABLE(array) {array, sizeof(array) / sizeof(array[0])}
+#define L1SPARSE_PIXEL_TILES(array, with_lone) {array, sizeof(array) / sizeof(array[0]), with_lone}
 
-// An instruction set's table; Wide is its widest vector, V one that it can transpose;
-// last come masks_are_cheap, a value a type.
+// An instruction set's table; Wide is its widest vector, V one that it can transpose; last come
+// masks_are_cheap, a value a type.
 #define L1SPARSE_CONV2D_KERNELS(Wide, V, tiles, pixel_tiles, narrow_tiles, ...)                \
   {                                                                                            \
-    tiles, sizeof(tiles) / sizeof(tiles[0]), L1SPARSE_TABLE(pixel_tiles),                      \
-        L1SPARSE_TABLE(narrow_tiles), {__VA_ARGS__},                                           \
+    tiles, sizeof(tiles) / sizeof(tiles[0]), pixel_tiles, narrow_tiles, {__VA_ARGS__},         \
         {&gather_planes<V, float>, &gather_planes<V, BFloat16>, &gather_planes<V, Float16>}, { \
       &finish<Wide, V, float>, &finish<Wide, V, BFloat16>, &finish<Wide, V, Float16>           \
     }                                                                                          \
