@@ -196,9 +196,21 @@ def test_threads_do_not_change_a_bit(isa: str, size: int, strategy: str) -> None
     assert torch.equal(sparse_conv2d(input, packed, padding=1), one)
 
 
-def test_auto_names_a_strategy_and_an_unknown_one_is_an_error() -> None:
+@pytest.mark.parametrize(
+    ("weight_shape", "strategy"),
+    [
+        ((64, 16, 3, 3), "pixels"),
+        ((4, 64, 3, 3), "channels"),
+        ((4, 64, 1, 1), "pixels"),
+        ((1, 64, 3, 3), "pixels"),
+    ],
+)
+def test_auto_goes_by_filters_and_taps(weight_shape: tuple[int, ...], strategy: str) -> None:
+    assert packed_info(pack(torch.randn(weight_shape))).strategy == strategy
+
+
+def test_a_strategy_can_be_forced_and_an_unknown_one_is_an_error() -> None:
     weight = torch.randn(8, 16, 1, 1)
-    assert packed_info(pack(weight)).strategy in STRATEGIES[1:]
     for strategy in STRATEGIES[1:]:
         assert packed_info(pack(weight, strategy=strategy)).strategy == strategy
     with pytest.raises(RuntimeError, match="strategy: got 'fastest', expected one of 'auto'"):

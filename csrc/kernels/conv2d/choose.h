@@ -2,14 +2,12 @@
 // Which strategy a weight is packed for.
 #pragma once
 
-#include <cstdint>
-
 #include "format/packed.h"
 
 namespace l1sparse {
 
-// The strategy that is expected to be fastest, by a cost model that docs/kernels.md holds against
-// measurements. `grid_mask` has one byte a group.
-Strategy choose_strategy(const WeightShape& shape, const std::uint8_t* grid_mask);
+// The strategy that is expected to be fastest whatever the input's size and layout will be;
+// docs/kernels.md has the measurements that the rule stands on.
+Strategy choose_strategy(const WeightShape& shape);
 
 }  // namespace l1sparse
