@@ -141,10 +141,10 @@ struct ColumnsJob {
   const float* values;
   std::uint32_t first_filter_group;        // of the block; its sums come first
   std::uint32_t begin_wanted, end_wanted;  // filter groups to work on
-  std::int64_t filters;                    // rows of `sums`
-  float* sums;                             // [filters][outputs of the tile's vectors]
-  float* lone_lanes;                       // [filters][kLoneLanes], of a tile with a lone output
-  float* lone_sums;                        // [filters], rounded up to whole kLoneLanes
+  bool all_wanted;                         // whether that is the whole block
+  float* sums;                             // [filters of the block][outputs of the tile's vectors]
+  float* lone_lanes;  // [filters of the block][kLoneLanes], of a tile with a lone output
+  float* lone_sums;   // [filters of the block], rounded up to whole kLoneLanes
   const char* ran;
 };
 

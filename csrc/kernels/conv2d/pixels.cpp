@@ -17,6 +17,8 @@ namespace {
 constexpr std::int64_t kBandBytes = 512 * 1024;
 // A band should have this many outputs before threads take filters instead of bands.
 constexpr std::int64_t kMinBandOutputs = 96;
+// Each part of the filters gathers the input again, so a part should be worth it.
+constexpr std::int64_t kMinPartFilters = 32;
 // So many times the narrowest tile are cut into tiles in the best way; more start with the fastest.
 constexpr std::int64_t kPlannedUnits = 16;
 
@@ -174,12 +176,9 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pl
   plan->filters = shape.out_channels / problem.groups;
   plan->block_filters =
       checked_mul(smaller(problem.weight.block_groups, grid.filter_groups), grid.filters);
-  plan->part_filters = plan->filters;
-  if (problem.groups == 1) {
-    const std::int64_t blocks = ceil_div(plan->filters, plan->block_filters);
-    const std::int64_t parts = smaller(ceil_div(threads, larger(bands, 1)), blocks);
-    plan->part_filters = checked_mul(ceil_div(blocks, parts), plan->block_filters);
-  }
+  const std::int64_t parts =
+      larger(smaller(ceil_div(threads, larger(bands, 1)), plan->filters / kMinPartFilters), 1);
+  plan->part_filters = round_up(ceil_div(plan->filters, parts), grid.filters);
   plan->filter_parts = ceil_div(plan->filters, plan->part_filters);
   plan->items = checked_mul(bands, plan->filter_parts);
   plan->slots = smaller(threads, plan->items);
@@ -345,8 +344,6 @@ const char* run_item(const Run& run, std::int64_t index, char* slot) {
       weight.shape.in_channels - (weight.grid.channel_groups - 1) * weight.grid.channels;
   job.filter_groups = weight.entries;
   job.values = weight.values;
-  job.begin_wanted = static_cast<std::uint32_t>(item.first_filter / weight.grid.filters);
-  job.end_wanted = static_cast<std::uint32_t>(ceil_div(item.end_filter, weight.grid.filters));
   job.column_offset = run.column_offsets;
   job.channel_pitch = run.channel_pitch;
   job.inside = plan.source == Source::by_tap ? nullptr : inside;
@@ -362,8 +359,12 @@ const char* run_item(const Run& run, std::int64_t index, char* slot) {
     const std::int64_t end = smaller(block_first + plan.block_filters, item.end_filter);
     job.row_offsets = weight.row_offsets + block * weight.block_rows;
     job.first_filter_group = static_cast<std::uint32_t>(block * weight.block_groups);
-    job.filters = smaller(plan.block_filters,
-                          (weight.grid.filter_groups * weight.grid.filters) - block_first);
+    job.begin_wanted = static_cast<std::uint32_t>(first / weight.grid.filters);
+    job.end_wanted = static_cast<std::uint32_t>(ceil_div(end, weight.grid.filters));
+    job.all_wanted =
+        job.begin_wanted == job.first_filter_group &&
+        job.end_wanted - job.begin_wanted ==
+            smaller(weight.block_groups, weight.grid.filter_groups - block * weight.block_groups);
     for (std::int64_t at = 0; at < outputs;) {
       const std::int64_t left = outputs - at;
       const PixelTile& tile = lone ? *plan.with_lone : tile_for(plan, left);

@@ -287,17 +287,35 @@ __attribute__((noinline)) void add_last_channels(const ColumnsJob& job, ColumnWo
   if ((channels & 1) != 0) add_channels<V, E, kVectors, kLone, 1, T>(job, work);
 }
 
+// The first of ascending entries that is not below `bound`.
+inline const std::uint32_t* first_not_below(const std::uint32_t* entry, const std::uint32_t* end,
+                                            std::uint32_t bound) {
+  while (entry != end) {
+    const std::uint32_t* middle = entry + (end - entry) / 2;
+    if (*middle < bound) {
+      entry = middle + 1;
+    } else {
+      end = middle;
+    }
+  }
+  return end;
+}
+
 // E holds the channels of a lone output, if there is one.
 template <class V, class E, int kVectors, bool kLone, int kMaxChannels, class T>
 void accumulate_columns(ColumnsJob& shared) {
   static_assert(!kLone || (E::kLanes == kLoneLanes && kMaxChannels <= E::kLanes));
   // A copy that no store can change, so that its members stay in registers.
   const ColumnsJob job = shared;
-  for (std::int64_t i = 0; i < job.filters * kVectors * V::kLanes; i += V::kLanes) {
+  // Sums to work on, counted from the block's first filter.
+  const std::int64_t begin = (job.begin_wanted - job.first_filter_group) * job.group_filters;
+  const std::int64_t end = (job.end_wanted - job.first_filter_group) * job.group_filters;
+  constexpr std::int64_t kOutputs = kVectors * V::kLanes;
+  for (std::int64_t i = begin * kOutputs; i < end * kOutputs; i += V::kLanes) {
     V::store(job.sums + i, V::zero());
   }
   if constexpr (kLone) {
-    for (std::int64_t i = 0; i < job.filters * kLoneLanes; i += E::kLanes) {
+    for (std::int64_t i = begin * kLoneLanes; i < end * kLoneLanes; i += E::kLanes) {
       E::store(job.lone_lanes + i, E::zero());
     }
   }
@@ -309,8 +327,10 @@ void accumulate_columns(ColumnsJob& shared) {
     work.end = job.filter_groups + job.row_offsets[column + 1];
     work.inside = job.inside == nullptr ? ~std::uint64_t{0} : job.inside[tap];
     if (++tap == job.taps) tap = 0;
-    while (work.entry != work.end && *work.entry < job.begin_wanted) ++work.entry;
-    while (work.entry != work.end && work.end[-1] >= job.end_wanted) --work.end;
+    if (!job.all_wanted) {
+      work.entry = first_not_below(work.entry, work.end, job.begin_wanted);
+      work.end = first_not_below(work.entry, work.end, job.end_wanted);
+    }
     if (work.entry == work.end) continue;
     work.weight = job.values + (work.entry - job.filter_groups) * group_size;
     work.activation = static_cast<const T*>(job.tile) + job.column_offset[column];
@@ -323,10 +343,10 @@ void accumulate_columns(ColumnsJob& shared) {
       add_last_channels<V, E, kVectors, kLone, kMaxChannels, T>(job, work, channels);
   }
   if constexpr (kLone) {
-    for (std::int64_t first = 0; first < job.filters; first += E::kBatch) {
+    for (std::int64_t first = begin; first < end; first += E::kBatch) {
       typename E::Reg lanes[E::kBatch];
       for (int i = 0; i < E::kBatch; ++i) {
-        const bool exists = first + i < job.filters;
+        const bool exists = first + i < end;
         lanes[i] = exists ? E::load(job.lone_lanes + (first + i) * kLoneLanes) : E::zero();
       }
       E::store(job.lone_sums + first, E::sum_lanes(lanes));
