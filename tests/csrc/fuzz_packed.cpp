@@ -9,6 +9,7 @@
 #include "check.h"
 #include "kernels/conv2d/conv2d.h"
 #include "reference.h"
+#include "threads.h"
 
 using namespace l1sparse;
 using reference::Random;
@@ -28,15 +29,17 @@ std::vector<Bytes> intact_buffers(Random& random) {
   constexpr WeightShape kShapes[] = {
       {4, 8, 3, 3, 1, 8},   {5, 11, 3, 2, 2, 4},   {3, 7, 1, 1, 1, 1},  {17, 9, 1, 3, 16, 16},
       {3, 70, 5, 5, 1, 12}, {2, 300, 3, 3, 1, 32}, {6, 6, 2, 2, 4, 40}, {1, 1, 1, 1, 1, 1},
+      {300, 5, 1, 2, 1, 3}, {200, 4, 2, 1, 40, 4},
   };
   std::vector<Bytes> buffers;
   for (const WeightShape& shape : kShapes) {
     for (const double density : {0.0, 0.3, 1.0}) {
       const std::vector<float> weight =
           reference::random_values(random, reference::weight_count(shape));
-      buffers.push_back(reference::packed_weight(
-                            shape, weight, reference::random_grid_mask(random, shape, density))
-                            .content());
+      const std::vector<std::uint8_t> mask = reference::random_grid_mask(random, shape, density);
+      for (const Strategy strategy : reference::strategies()) {
+        buffers.push_back(reference::packed_weight(shape, weight, mask, strategy).content());
+      }
     }
   }
   return buffers;
@@ -124,36 +127,38 @@ bool unpack_if_affordable(const PackedView& view) {
   return true;
 }
 
-Conv2dProblem small_problem(const PackedView& view) {
+Conv2dProblem small_problem(Random& random, const PackedView& view) {
   Conv2dProblem problem{};
   problem.weight = view;
-  problem.batch = problem.groups = 1;
+  problem.batch = 1;
+  problem.groups = view.shape.out_channels % 2 == 0 ? random.between(1, 2) : 1;
   problem.stride_h = problem.dilation_h = problem.dilation_w = 1;
-  problem.stride_w = 2;
+  problem.stride_w = random.between(1, 2);
   problem.pad_top = problem.pad_left = 2;
-  problem.in_channels = view.shape.in_channels;
+  problem.in_channels = problem.groups * view.shape.in_channels;
   problem.in_h = 4;
   problem.in_w = 5;
   problem.out_h = conv_output_size(problem.in_h, 4, view.shape.kernel_h, 1, 1);
-  problem.out_w = conv_output_size(problem.in_w, 4, view.shape.kernel_w, 2, 1);
+  problem.out_w = conv_output_size(problem.in_w, 4, view.shape.kernel_w, problem.stride_w, 1);
+  problem.dtype = static_cast<DType>(random.between(0, kDTypeCount - 1));
   problem.input_strides = {problem.in_channels * 20, 20, 5, 1};
-  problem.channels_last = view.kept_groups % 2 == 1;
+  problem.channels_last = random.chance(0.5);
   return problem;
 }
 
-bool convolve_if_affordable(const PackedView& view, Isa isa) {
-  const Conv2dProblem problem = small_problem(view);
+bool convolve_if_affordable(const Conv2dProblem& problem, Isa isa, const Parallel& parallel) {
   std::int64_t workspace_bytes = 0;
-  if (!conv2d_workspace(problem, isa, 1, &workspace_bytes).ok() || workspace_bytes > kMostBytes ||
-      !affordable(problem.in_channels, 20) ||
-      !affordable(view.shape.out_channels, problem.out_h * problem.out_w)) {
+  if (!conv2d_workspace(problem, isa, parallel.threads, &workspace_bytes).ok() ||
+      workspace_bytes > kMostBytes || !affordable(problem.in_channels, 20) ||
+      !affordable(problem.weight.shape.out_channels, problem.out_h * problem.out_w)) {
     return false;
   }
-  const std::vector<float> input(static_cast<std::size_t>(problem.in_channels * 20), 1.0f);
-  std::vector<float> output(static_cast<std::size_t>(reference::output_count(problem)));
+  const std::int64_t size = size_of(problem.dtype);
+  const Bytes input(static_cast<std::size_t>(problem.in_channels * 20 * size));
+  Bytes output(static_cast<std::size_t>(reference::output_count(problem) * size));
   AlignedBytes workspace(workspace_bytes);
   const Conv2dTensors tensors{input.data(), nullptr, nullptr, output.data()};
-  return conv2d(problem, tensors, isa, Parallel{}, workspace.data(), nullptr).ok();
+  return conv2d(problem, tensors, isa, parallel, workspace.data(), nullptr).ok();
 }
 
 // What was said, how often, and the last such status.
@@ -180,10 +185,10 @@ struct Answers {
 
 struct Tally {
   Answers opened, verified;  // by open_packed and by verify_packed
-  int unpacked = 0, convolved = 0;
+  int unpacked = 0, convolved[kStrategyCount] = {};
 };
 
-void open_and_use(const Bytes& bytes, std::int64_t shift, Tally& tally) {
+void open_and_use(Random& random, const Bytes& bytes, std::int64_t shift, Tally& tally) {
   const auto length = static_cast<std::int64_t>(bytes.size());
   AlignedBytes memory(length + shift);
   std::uint8_t* packed = memory.data() + shift;
@@ -195,9 +200,11 @@ void open_and_use(const Bytes& bytes, std::int64_t shift, Tally& tally) {
   tally.verified.add(verify_packed(packed, length, view));
   CHECK(kept_weights(view) <= view.kept_groups * view.grid.filters * view.grid.channels);
   tally.unpacked += unpack_if_affordable(view);
-  for (int i = 0; i < kIsaCount; ++i) {
-    const Isa isa = static_cast<Isa>(i);
-    if (isa_usable(isa)) tally.convolved += convolve_if_affordable(view, isa);
+  const Conv2dProblem problem = small_problem(random, view);
+  const Parallel parallel = random.chance(0.1) ? parallel_threads(3) : Parallel{};
+  for (const Isa isa : reference::usable_isas()) {
+    tally.convolved[static_cast<int>(view.strategy)] +=
+        convolve_if_affordable(problem, isa, parallel);
   }
 }
 
@@ -210,25 +217,29 @@ int main() {
   for (int i = 0; i < kMutations; ++i) {
     check::context = "mutation " + std::to_string(i);
     const Bytes bytes = mutated(random, intact);
-    open_and_use(bytes, random.chance(0.02) ? random.between(1, 63) : 0, tally);
+    open_and_use(random, bytes, random.chance(0.02) ? random.between(1, 63) : 0, tally);
   }
   check::context.clear();
   tally.opened.print("opened");
   tally.verified.print("verified");
-  std::printf("unpacked %d, convolved %d\n", tally.unpacked, tally.convolved);
+  std::printf("unpacked %d\n", tally.unpacked);
 
   CHECK(tally.opened.count(Code::ok) > kFewHundred);
   CHECK(kMutations - tally.opened.count(Code::ok) > kFewHundred);
   CHECK(tally.verified.count(Code::ok) > kFewHundred);
   CHECK(tally.unpacked > kFewHundred);
-  CHECK(tally.convolved > kFewHundred);
+  for (const Strategy strategy : reference::strategies()) {
+    const int convolved = tally.convolved[static_cast<int>(strategy)];
+    std::printf("convolved %d, %s\n", convolved, strategy_name(strategy));
+    CHECK(convolved > kFewHundred);
+  }
   for (const Code code :
        {Code::packed_unaligned, Code::packed_too_short, Code::packed_magic, Code::packed_version,
-        Code::packed_dtype, Code::packed_field, Code::packed_size, Code::packed_row_offset,
-        Code::packed_column, Code::too_large}) {
+        Code::packed_dtype, Code::packed_strategy, Code::packed_field, Code::packed_size,
+        Code::packed_row_offset, Code::packed_entry, Code::too_large}) {
     CHECK(tally.opened.count(code) > 0);
   }
-  for (const Code code : {Code::packed_checksum, Code::packed_column}) {
+  for (const Code code : {Code::packed_checksum, Code::packed_entry}) {
     CHECK(tally.verified.count(code) > 0);
   }
   return check::finish();

@@ -2,11 +2,14 @@
 // What the core is compared with: plain loops in double precision; and makers of random problems.
 #pragma once
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <random>
 #include <vector>
 
+#include "base/half.h"
 #include "format/packed.h"
 #include "kernels/conv2d/conv2d.h"
 #include "memory.h"
@@ -35,6 +38,22 @@ class Random {
  private:
   std::mt19937_64 engine_;
 };
+
+inline std::vector<Strategy> strategies() {
+  return {
+#define L1SPARSE_STRATEGY(name) Strategy::name,
+#include "format/strategy.inc"
+#undef L1SPARSE_STRATEGY
+  };
+}
+
+inline std::vector<Isa> usable_isas() {
+  std::vector<Isa> isas;
+  for (int i = 0; i < kIsaCount; ++i) {
+    if (isa_usable(static_cast<Isa>(i))) isas.push_back(static_cast<Isa>(i));
+  }
+  return isas;
+}
 
 inline std::vector<float> random_values(Random& random, std::int64_t count) {
   std::vector<float> values(static_cast<std::size_t>(count));
@@ -95,14 +114,76 @@ inline std::vector<double> group_l1_norm(const WeightShape& shape,
   return norms;
 }
 
+// ---- elements of any type --------------------------------------------------------------------
+
+// Element `at` of an array, decoded independently of the core.
+inline double element(DType dtype, const void* data, std::int64_t at) {
+  if (dtype == DType::float32) return static_cast<const float*>(data)[at];
+  const std::uint32_t bits = static_cast<const std::uint16_t*>(data)[at];
+  if (dtype == DType::bfloat16) return std::bit_cast<float>(bits << 16);
+  const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
+  const double sign = (bits & 0x8000) != 0 ? -1.0 : 1.0;
+  if (exponent == 31) return mantissa != 0 ? std::nan("") : sign * HUGE_VAL;
+  return sign *
+         (exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25));
+}
+
+inline void set_element(DType dtype, void* data, std::int64_t at, float value) {
+  if (dtype == DType::float32) from_float(value, static_cast<float*>(data) + at);
+  if (dtype == DType::bfloat16) from_float(value, static_cast<BFloat16*>(data) + at);
+  if (dtype == DType::float16) from_float(value, static_cast<Float16*>(data) + at);
+}
+
+// x rounded to the nearest value of the type, ties to even.
+inline double nearest(DType dtype, double x) {
+  struct Format {
+    int digits, least, most;  // exponents of the smallest normal and of the largest value
+  };
+  constexpr Format kFormats[kDTypeCount] = {{24, -126, 127}, {8, -126, 127}, {11, -14, 15}};
+  const Format format = kFormats[static_cast<int>(dtype)];
+  if (x == 0.0 || !std::isfinite(x)) return x;
+  const int exponent = std::ilogb(x) < format.least ? format.least : std::ilogb(x);
+  const int ulp = exponent - format.digits + 1;
+  const double rounded = std::ldexp(std::nearbyint(std::ldexp(x, -ulp)), ulp);
+  return std::fabs(rounded) < std::ldexp(1.0, format.most + 1) ? rounded
+                                                               : std::copysign(HUGE_VAL, x);
+}
+
+// An array in memory of exactly its size.
+class Elements {
+ public:
+  Elements() = default;
+  Elements(DType dtype, std::int64_t count, float value)
+      : dtype_(dtype), bytes_(static_cast<std::size_t>(count * size_of(dtype))) {
+    for (std::int64_t i = 0; i < count; ++i) set(i, value);
+  }
+
+  std::int64_t count() const { return static_cast<std::int64_t>(bytes_.size()) / size_of(dtype_); }
+  double at(std::int64_t i) const { return element(dtype_, bytes_.data(), i); }
+  void set(std::int64_t i, float value) { set_element(dtype_, bytes_.data(), i, value); }
+  const void* data() const { return bytes_.empty() ? nullptr : bytes_.data(); }
+  void* data() { return bytes_.empty() ? nullptr : bytes_.data(); }
+  bool same_bits(const Elements& other) const { return bytes_ == other.bytes_; }
+
+ private:
+  DType dtype_ = DType::float32;
+  std::vector<std::uint8_t> bytes_;
+};
+
+inline Elements random_elements(Random& random, DType dtype, std::int64_t count) {
+  Elements elements(dtype, count, 0.0f);
+  for (std::int64_t i = 0; i < count; ++i) elements.set(i, random.value());
+  return elements;
+}
+
 // ---- convolution ----------------------------------------------------------------------------
 
 inline AlignedBytes packed_weight(const WeightShape& shape, const std::vector<float>& weight,
-                                  const std::vector<std::uint8_t>& grid_mask) {
+                                  const std::vector<std::uint8_t>& grid_mask, Strategy strategy) {
   std::int64_t bytes = 0;
-  packed_bytes(shape, grid_mask.data(), &bytes);
+  packed_bytes(shape, grid_mask.data(), strategy, &bytes);
   AlignedBytes packed(bytes);
-  pack(shape, weight.data(), grid_mask.data(), packed.data(), bytes);
+  pack(shape, weight.data(), grid_mask.data(), strategy, packed.data(), bytes);
   return packed;
 }
 
@@ -111,65 +192,106 @@ inline std::int64_t output_count(const Conv2dProblem& problem) {
 }
 
 // Index of an output, and of its residual.
-inline std::size_t output_index(const Conv2dProblem& problem, std::int64_t n, std::int64_t o,
-                                std::int64_t y, std::int64_t x) {
+inline std::int64_t output_index(const Conv2dProblem& problem, std::int64_t n, std::int64_t o,
+                                 std::int64_t y, std::int64_t x) {
   const std::int64_t filters = problem.weight.shape.out_channels;
   const std::int64_t nhwc = ((n * problem.out_h + y) * problem.out_w + x) * filters + o;
   const std::int64_t nchw = ((n * filters + o) * problem.out_h + y) * problem.out_w + x;
-  return static_cast<std::size_t>(problem.channels_last ? nhwc : nchw);
+  return problem.channels_last ? nhwc : nchw;
 }
 
-// One output, and the sum of the absolute values of its terms, which rounding errors scale with.
-struct Expected {
-  double value = 0.0, magnitude = 0.0;
+// One output, and how far from it the core may be.
+//
+// A float32 sum of n terms, added in any order, passes each term through at most n roundings (its
+// own product's, and those of the sums it is part of), each by a factor of 1 +- u, u = 2^-24. So
+// the sum is off by at most n u / (1 - n u) times the sum of the terms' absolute values (Higham,
+// Accuracy and Stability of Numerical Algorithms, 3.1). ReLU and clamp add nothing to that.
+// Hardswish multiplies it by its steepest slope, 1.5, and adds four roundings of its own: the gate,
+// the constant 1/6, and two products.
+class Expected {
+ public:
+  double value = 0.0;
+  double error = 0.0;  // before the output is rounded to its type
+
   void add(double term) {
     value += term;
-    magnitude += std::fabs(term);
+    magnitude_ += std::fabs(term);
+    ++terms_;
   }
-};
 
-inline Expected conv2d_output(const Conv2dProblem& problem, const Conv2dTensors& tensors,
-                              const std::vector<float>& weight,
-                              const std::vector<std::uint8_t>& kept, std::int64_t n, std::int64_t o,
-                              std::int64_t y, std::int64_t x) {
-  const WeightShape& shape = problem.weight.shape;
-  const Strides4& strides = problem.input_strides;
-  const std::int64_t group = o / (shape.out_channels / problem.groups);
-  Expected sum;
-  for (std::int64_t c = 0; c < shape.in_channels; ++c) {
-    for (std::int64_t i = 0; i < shape.kernel_h; ++i) {
-      const std::int64_t row = y * problem.stride_h + i * problem.dilation_h - problem.pad_top;
-      if (row < 0 || row >= problem.in_h) continue;
-      for (std::int64_t j = 0; j < shape.kernel_w; ++j) {
-        const std::int64_t col = x * problem.stride_w + j * problem.dilation_w - problem.pad_left;
-        if (col < 0 || col >= problem.in_w) continue;
-        const auto at = static_cast<std::size_t>(
-            ((o * shape.in_channels + c) * shape.kernel_h + i) * shape.kernel_w + j);
-        if (kept[at] == 0) continue;
-        const float input =
-            tensors.input[n * strides.n + (group * shape.in_channels + c) * strides.c +
-                          row * strides.h + col * strides.w];
-        sum.add(static_cast<double>(weight[at]) * static_cast<double>(input));
-      }
+  void finish(const Conv2dProblem& problem) {
+    const double roundings = static_cast<double>(terms_) * kUnit;
+    error = roundings / (1.0 - roundings) * magnitude_;
+    if (problem.activation == Activation::relu && value < 0.0) value = 0.0;
+    if (problem.activation == Activation::clamp) {
+      if (value < problem.low) value = problem.low;
+      if (value > problem.high) value = problem.high;
+    }
+    if (problem.activation == Activation::hardswish) {
+      const double gate = value + 3.0 < 0.0 ? 0.0 : value + 3.0 > 6.0 ? 6.0 : value + 3.0;
+      value = value * gate / 6.0;
+      error = 1.5 * error;
+      error += 4.01 * kUnit * (std::fabs(value) + error);
     }
   }
-  if (tensors.bias != nullptr) sum.add(tensors.bias[o]);
-  if (tensors.residual != nullptr) sum.add(tensors.residual[output_index(problem, n, o, y, x)]);
-  if (problem.activation == Activation::relu && sum.value < 0.0) sum.value = 0.0;
-  return sum;
-}
 
-// Every output, in the memory order that the problem asks for.
+  // Whether `got` is what some number within the error rounds to.
+  bool accepts(DType dtype, double got) const {
+    if (std::isnan(value)) return std::isnan(got);
+    if (std::isinf(value)) return got == value;
+    return nearest(dtype, value - error) <= got && got <= nearest(dtype, value + error);
+  }
+
+ private:
+  static constexpr double kUnit = 0x1p-24;
+  double magnitude_ = 0.0;
+  std::int64_t terms_ = 0;
+};
+
+// Every output, in the memory order that the problem asks for. `kept` has one byte a weight.
 inline std::vector<Expected> conv2d(const Conv2dProblem& problem, const Conv2dTensors& tensors,
                                     const std::vector<float>& weight,
                                     const std::vector<std::uint8_t>& kept) {
+  struct Kept {
+    std::int64_t channel, row, col;  // of the input, for the first output
+    double weight;
+  };
+  const WeightShape& shape = problem.weight.shape;
+  const Strides4& strides = problem.input_strides;
   std::vector<Expected> outputs(static_cast<std::size_t>(output_count(problem)));
-  for (std::int64_t n = 0; n < problem.batch; ++n) {
-    for (std::int64_t o = 0; o < problem.weight.shape.out_channels; ++o) {
+  std::vector<Kept> kept_weights;
+  for (std::int64_t o = 0; o < shape.out_channels; ++o) {
+    const std::int64_t group = o / (shape.out_channels / problem.groups);
+    kept_weights.clear();
+    std::int64_t at = o * shape.in_channels * shape.kernel_h * shape.kernel_w;
+    for (std::int64_t c = 0; c < shape.in_channels; ++c) {
+      for (std::int64_t i = 0; i < shape.kernel_h; ++i) {
+        for (std::int64_t j = 0; j < shape.kernel_w; ++j, ++at) {
+          if (kept[static_cast<std::size_t>(at)] == 0) continue;
+          kept_weights.push_back(
+              {group * shape.in_channels + c, i * problem.dilation_h - problem.pad_top,
+               j * problem.dilation_w - problem.pad_left, weight[static_cast<std::size_t>(at)]});
+        }
+      }
+    }
+    for (std::int64_t n = 0; n < problem.batch; ++n) {
       for (std::int64_t y = 0; y < problem.out_h; ++y) {
         for (std::int64_t x = 0; x < problem.out_w; ++x) {
-          outputs[output_index(problem, n, o, y, x)] =
-              conv2d_output(problem, tensors, weight, kept, n, o, y, x);
+          const std::int64_t index = output_index(problem, n, o, y, x);
+          Expected& output = outputs[static_cast<std::size_t>(index)];
+          for (const Kept& term : kept_weights) {
+            const std::int64_t row = y * problem.stride_h + term.row;
+            const std::int64_t col = x * problem.stride_w + term.col;
+            if (row < 0 || row >= problem.in_h || col < 0 || col >= problem.in_w) continue;
+            output.add(term.weight * element(problem.dtype, tensors.input,
+                                             n * strides.n + term.channel * strides.c +
+                                                 row * strides.h + col * strides.w));
+          }
+          if (tensors.bias != nullptr) output.add(tensors.bias[o]);
+          if (tensors.residual != nullptr) {
+            output.add(element(problem.dtype, tensors.residual, index));
+          }
+          output.finish(problem);
         }
       }
     }

@@ -15,8 +15,8 @@ namespace {
 constexpr std::int64_t kMost = 0x3fffffff;  // the largest dimension that the format takes
 constexpr std::int64_t kHeaderBytes = sizeof(PackedHeader);
 
-std::string name_of(const WeightShape& shape, double density) {
-  std::string name = "weight";
+std::string name_of(const WeightShape& shape, double density, Strategy strategy) {
+  std::string name = std::string(strategy_name(strategy)) + " weight";
   for (const std::int64_t side :
        {shape.out_channels, shape.in_channels, shape.kernel_h, shape.kernel_w}) {
     name += ' ' + std::to_string(side);
@@ -42,8 +42,8 @@ Opened open_and_verify(const AlignedBytes& packed) {
 
 // ---- round trips ----------------------------------------------------------------------------
 
-void check_round_trip(Random& random, const WeightShape& shape, double density) {
-  check::context = name_of(shape, density);
+void check_round_trip(Random& random, const WeightShape& shape, double density, Strategy strategy) {
+  check::context = name_of(shape, density, strategy);
   const std::vector<float> weight =
       reference::random_values(random, reference::weight_count(shape));
   const std::vector<std::uint8_t> grid_mask = reference::random_grid_mask(random, shape, density);
@@ -52,10 +52,11 @@ void check_round_trip(Random& random, const WeightShape& shape, double density) 
   CHECK(mask_to_grid(shape, mask.data(), grid_mask_back.data()).ok());
   CHECK(grid_mask == grid_mask_back);
 
-  const AlignedBytes packed = reference::packed_weight(shape, weight, grid_mask);
+  const AlignedBytes packed = reference::packed_weight(shape, weight, grid_mask, strategy);
   const Opened opened = open_and_verify(packed);
   CHECK_EQ(opened.status.code, Code::ok);
   if (!opened.status.ok()) return;
+  CHECK_EQ(opened.view.strategy, strategy);
   std::int64_t groups = 0, weights = 0;
   for (const std::uint8_t keep : grid_mask) groups += keep;
   for (const std::uint8_t keep : mask) weights += keep;
@@ -83,11 +84,17 @@ void test_round_trips_of_chosen_shapes() {
       {8, 300, 3, 3, 1, 8},    // several channel blocks
       {5, 301, 3, 3, 4, 12},
       {2, 64, 31, 31, 1, 64},  // a kernel that makes every group a block
-      {130, 3, 7, 7, 4, 4},
+      {130, 3, 7, 7, 4, 4},    // several filter blocks
+      {700, 3, 1, 2, 1, 2},
+      {600, 3, 1, 2, 250, 2},  // a filter block for every group
   };
   Random random(2);
   for (const WeightShape& shape : kShapes) {
-    for (const double density : {0.0, 0.05, 0.5, 1.0}) check_round_trip(random, shape, density);
+    for (const double density : {0.0, 0.05, 0.5, 1.0}) {
+      for (const Strategy strategy : reference::strategies()) {
+        check_round_trip(random, shape, density, strategy);
+      }
+    }
   }
 }
 
@@ -96,31 +103,48 @@ void test_round_trips_of_random_shapes() {
   for (int i = 0; i < 500; ++i) {
     const WeightShape shape{random.between(1, 40), random.between(1, 150), random.between(1, 5),
                             random.between(1, 5),  random.between(1, 18),  random.between(1, 34)};
-    check_round_trip(random, shape, 0.25 * static_cast<double>(random.between(0, 4)));
+    const double density = 0.25 * static_cast<double>(random.between(0, 4));
+    for (const Strategy strategy : reference::strategies()) {
+      check_round_trip(random, shape, density, strategy);
+    }
   }
 }
 
-void test_bytes_are_as_documented() {
-  check::context = "the documented layout";
+struct Documented {
+  Strategy strategy;
+  std::vector<std::uint32_t> index;  // row offsets, then entries
+  std::uint64_t checksum;
+};
+
+void check_documented_bytes(const Documented& documented) {
+  check::context = std::string("the documented layout of ") + strategy_name(documented.strategy);
   const WeightShape shape{3, 3, 1, 2, 2, 2};
   std::vector<float> weight(18);
   for (std::size_t i = 0; i < weight.size(); ++i) weight[i] = static_cast<float>(i);
   // Grid [filter group 2][channel group 2][tap 2]; filter group 1 and channel group 1 are cut
   // short.
-  const AlignedBytes packed = reference::packed_weight(shape, weight, {0, 1, 0, 0, 0, 0, 1, 0});
+  const AlignedBytes packed =
+      reference::packed_weight(shape, weight, {0, 1, 0, 0, 0, 0, 1, 0}, documented.strategy);
   constexpr std::uint32_t kWords[] = {2, 2, 3, 3, 1, 2, 2, 2};  // header, from group_filters on
-  constexpr std::uint32_t kIndex[] = {0, 1, 2, 1, 2};           // row offsets, then columns
   constexpr float kValues[] = {1, 3, 7, 9, 16, 0, 0, 0};
+  const std::size_t index_bytes = documented.index.size() * 4;
   CHECK_EQ(packed.bytes(), 64 + 64 + 32);
   if (packed.bytes() != 160) return;
-  CHECK_EQ(std::memcmp(packed.data(), "L1SPARSE\1\0\0\0\1\0\0\0", 16), 0);
+  CHECK_EQ(std::memcmp(packed.data(), "L1SPARSE\1\0\0\0\1\0", 14), 0);
+  CHECK_EQ(int{packed.data()[14]}, static_cast<int>(documented.strategy));
+  CHECK_EQ(int{packed.data()[15]}, 0);
   CHECK_EQ(std::memcmp(packed.data() + 16, kWords, sizeof(kWords)), 0);
   CHECK_EQ(std::memcmp(packed.data() + 48, "\xa0\0\0\0\0\0\0\0", 8), 0);
-  CHECK_EQ(std::memcmp(packed.data() + 64, kIndex, sizeof(kIndex)), 0);
-  for (std::size_t i = 64 + sizeof(kIndex); i < 128; ++i) CHECK_EQ(int{packed.data()[i]}, 0);
+  CHECK_EQ(std::memcmp(packed.data() + 64, documented.index.data(), index_bytes), 0);
+  for (std::size_t i = 64 + index_bytes; i < 128; ++i) CHECK_EQ(int{packed.data()[i]}, 0);
   CHECK_EQ(std::memcmp(packed.data() + 128, kValues, sizeof(kValues)), 0);
   // Files hold this checksum: another one would make every file of the same version unreadable.
-  CHECK_EQ(packed_checksum(packed.data(), packed.bytes()), 9982097135386773637ULL);
+  CHECK_EQ(packed_checksum(packed.data(), packed.bytes()), documented.checksum);
+}
+
+void test_bytes_are_as_documented() {
+  check_documented_bytes({Strategy::channels, {0, 1, 2, 1, 2}, 9982097135386773637ULL});
+  check_documented_bytes({Strategy::pixels, {0, 0, 1, 2, 2, 0, 1}, 15458014388344319414ULL});
 }
 
 // ---- what pack refuses ----------------------------------------------------------------------
@@ -178,14 +202,16 @@ void test_shape_limits() {
       {{kMost, kMost, kMost, kMost, kMost, kMost}, Code::too_large},
   };
   for (const Case& test : kCases) {
-    check::context = name_of(test.shape, 1.0);
+    check::context = name_of(test.shape, 1.0, Strategy::channels);
     GroupGrid grid;
     CHECK_EQ(check_shape(test.shape, &grid).code, test.code);
     if (test.code == Code::ok) continue;
     std::int64_t bytes = -1;
     CHECK_EQ(mask_to_grid(test.shape, nullptr, nullptr).code, test.code);
-    CHECK_EQ(packed_bytes(test.shape, nullptr, &bytes).code, test.code);
-    CHECK_EQ(pack(test.shape, nullptr, nullptr, nullptr, 0).code, test.code);
+    for (const Strategy strategy : reference::strategies()) {
+      CHECK_EQ(packed_bytes(test.shape, nullptr, strategy, &bytes).code, test.code);
+      CHECK_EQ(pack(test.shape, nullptr, nullptr, strategy, nullptr, 0).code, test.code);
+    }
     CHECK_EQ(bytes, -1);
   }
 }
@@ -194,37 +220,76 @@ void test_packed_form_that_cannot_be_addressed_is_refused() {
   // The weight itself fits 63 bits; filled up to whole groups it does not.
   const WeightShape shape{kMost, kMost, 1, 1, kMost - 1, kMost - 1};
   const std::uint8_t grid_mask[] = {1, 1, 1, 1};
-  std::int64_t bytes = 0;
-  CHECK_EQ(packed_bytes(shape, grid_mask, &bytes).code, Code::too_large);
+  for (const Strategy strategy : reference::strategies()) {
+    std::int64_t bytes = 0;
+    CHECK_EQ(packed_bytes(shape, grid_mask, strategy, &bytes).code, Code::too_large);
+  }
 }
 
 void test_pack_refuses_a_buffer_of_another_size() {
   const WeightShape shape{2, 2, 1, 1, 1, 1};
   const std::vector<float> weight(4, 1.0f);
   const std::uint8_t grid_mask[] = {1, 0, 1, 1};
-  std::int64_t bytes = 0;
-  packed_bytes(shape, grid_mask, &bytes);
-  for (const std::int64_t other : {bytes - 4, bytes + 4}) {
-    AlignedBytes buffer(other);
-    const Status status = pack(shape, weight.data(), grid_mask, buffer.data(), other);
-    CHECK_EQ(status.code, Code::packed_size);
-    CHECK_EQ(status.want, bytes);
+  for (const Strategy strategy : reference::strategies()) {
+    std::int64_t bytes = 0;
+    packed_bytes(shape, grid_mask, strategy, &bytes);
+    for (const std::int64_t other : {bytes - 4, bytes + 4}) {
+      AlignedBytes buffer(other);
+      const Status status = pack(shape, weight.data(), grid_mask, strategy, buffer.data(), other);
+      CHECK_EQ(status.code, Code::packed_size);
+      CHECK_EQ(status.want, bytes);
+    }
   }
 }
 
 // ---- what open_packed and verify_packed refuse ----------------------------------------------
 
-// Both dimensions with a tail, several channel blocks, every group kept.
-constexpr WeightShape kSample{3, 181, 3, 3, 2, 30};
-constexpr std::uint32_t kBlockGroups = 2, kBlocks = 4, kRows = kBlocks * 2;
+// A packed weight that is intact: tails in both dimensions, several blocks, every group kept.
+struct Sample {
+  Strategy strategy;
+  WeightShape shape;
+  std::vector<std::uint8_t> bytes;
+  std::uint32_t kept, rows, entries;  // `entries` is one past the largest
+  std::uint32_t block_groups, block_entries;
 
-std::vector<std::uint8_t> sample() {
+  std::size_t row_offset_at(std::uint32_t row) const { return kHeaderBytes + std::size_t{row} * 4; }
+  std::size_t entry_at(std::uint32_t i) const { return row_offset_at(rows + 1 + i); }
+};
+
+Sample make_sample(Strategy strategy) {
+  Sample sample{};
+  sample.strategy = strategy;
+  sample.shape = strategy == Strategy::channels ? WeightShape{3, 181, 3, 3, 2, 30}
+                                                : WeightShape{519, 5, 1, 3, 40, 2};
   Random random(4);
   const std::vector<float> weight =
-      reference::random_values(random, reference::weight_count(kSample));
-  return reference::packed_weight(kSample, weight,
-                                  reference::random_grid_mask(random, kSample, 1.0))
-      .content();
+      reference::random_values(random, reference::weight_count(sample.shape));
+  const AlignedBytes packed = reference::packed_weight(
+      sample.shape, weight, reference::random_grid_mask(random, sample.shape, 1.0), strategy);
+  sample.bytes = packed.content();
+  const Opened opened = open_and_verify(packed);
+  const PackedView& view = opened.view;
+  check::context = std::string("sample of ") + strategy_name(strategy);
+  CHECK_EQ(opened.status.code, Code::ok);
+  CHECK(view.blocks > 2 && view.block_groups > 1);
+  const bool pixels = strategy == Strategy::pixels;
+  sample.kept = static_cast<std::uint32_t>(view.kept_groups);
+  sample.rows = static_cast<std::uint32_t>(view.blocks * view.block_rows);
+  sample.entries =
+      static_cast<std::uint32_t>(pixels ? view.grid.filter_groups : view.grid.columns());
+  sample.block_groups = static_cast<std::uint32_t>(view.block_groups);
+  sample.block_entries =
+      static_cast<std::uint32_t>(view.block_groups * (pixels ? 1 : view.grid.taps));
+  return sample;
+}
+
+const std::vector<Sample>& samples() {
+  static const std::vector<Sample> made = [] {
+    std::vector<Sample> all;
+    for (const Strategy strategy : reference::strategies()) all.push_back(make_sample(strategy));
+    return all;
+  }();
+  return made;
 }
 
 void set_word(std::vector<std::uint8_t>& bytes, std::size_t at, std::uint32_t word) {
@@ -241,23 +306,28 @@ Code code_of(const std::vector<std::uint8_t>& bytes) {
   return open_and_verify(AlignedBytes(bytes)).status.code;
 }
 
-Code code_with_word(std::size_t at, std::uint32_t word) {
-  std::vector<std::uint8_t> bytes = sample();
+Code code_with_word(const Sample& sample, std::size_t at, std::uint32_t word) {
+  std::vector<std::uint8_t> bytes = sample.bytes;
   set_word(bytes, at, word);
   fix_checksum(bytes);
   return code_of(bytes);
 }
 
-void test_every_length_but_its_own_is_refused() {
-  Random random(5);
+std::vector<std::uint8_t> small_packed(std::uint64_t seed, Strategy strategy) {
+  Random random(seed);
   const WeightShape shape{3, 5, 2, 1, 2, 2};
   const std::vector<float> weight = reference::random_values(random, 30);
-  const std::vector<std::uint8_t> whole =
-      reference::packed_weight(shape, weight, reference::random_grid_mask(random, shape, 0.7))
-          .content();
+  return reference::packed_weight(shape, weight, reference::random_grid_mask(random, shape, 0.7),
+                                  strategy)
+      .content();
+}
+
+void check_every_length(Strategy strategy) {
+  const std::vector<std::uint8_t> whole = small_packed(5, strategy);
   const auto length = static_cast<std::int64_t>(whole.size());
   for (std::int64_t bytes = 0; bytes < length + 130; ++bytes) {
-    check::context = "length " + std::to_string(bytes) + " of " + std::to_string(length);
+    check::context = std::string(strategy_name(strategy)) + " of length " + std::to_string(bytes) +
+                     " instead of " + std::to_string(length);
     std::vector<std::uint8_t> other = whole;
     other.resize(static_cast<std::size_t>(bytes));
     if (bytes >= kHeaderBytes) fix_checksum(other);
@@ -270,6 +340,10 @@ void test_every_length_but_its_own_is_refused() {
     fix_checksum(other);
     CHECK_EQ(code_of(other), Code::packed_size);
   }
+}
+
+void test_every_length_but_its_own_is_refused() {
+  for (const Strategy strategy : reference::strategies()) check_every_length(strategy);
   check::context.clear();
   PackedView view;
   CHECK_EQ(open_packed(nullptr, 0, &view).code, Code::packed_too_short);
@@ -277,34 +351,41 @@ void test_every_length_but_its_own_is_refused() {
 }
 
 void test_memory_off_its_alignment_is_refused() {
-  const std::vector<std::uint8_t> bytes = sample();
-  for (std::int64_t shift = 1; shift < 64; ++shift) {
-    AlignedBytes shifted(static_cast<std::int64_t>(bytes.size()) + shift);
-    std::memcpy(shifted.data() + shift, bytes.data(), bytes.size());
-    PackedView view;
-    const Status status =
-        open_packed(shifted.data() + shift, static_cast<std::int64_t>(bytes.size()), &view);
-    CHECK_EQ(status.code, Code::packed_unaligned);
-    CHECK_EQ(status.got, shift);
+  for (const Sample& sample : samples()) {
+    for (std::int64_t shift = 1; shift < 64; ++shift) {
+      const auto bytes = static_cast<std::int64_t>(sample.bytes.size());
+      AlignedBytes shifted(bytes + shift);
+      std::memcpy(shifted.data() + shift, sample.bytes.data(), sample.bytes.size());
+      PackedView view;
+      const Status status = open_packed(shifted.data() + shift, bytes, &view);
+      CHECK_EQ(status.code, Code::packed_unaligned);
+      CHECK_EQ(status.got, shift);
+    }
   }
 }
 
-void test_sample_is_as_described() {
-  const AlignedBytes packed(sample());
-  const Opened opened = open_and_verify(packed);
-  CHECK_EQ(opened.status.code, Code::ok);
-  CHECK_EQ(opened.view.block_groups, kBlockGroups);
-  CHECK_EQ(opened.view.blocks, kBlocks);
-}
-
-void test_bad_header_fields_are_refused() {
-  CHECK_EQ(code_with_word(0, 0), Code::packed_magic);
-  CHECK_EQ(code_with_word(4, 0), Code::packed_magic);
+void check_bad_header_fields(const Sample& sample) {
+  const auto code_with = [&sample](std::size_t at, std::uint32_t word) {
+    return code_with_word(sample, at, word);
+  };
+  check::context = strategy_name(sample.strategy);
+  CHECK_EQ(code_with(0, 0), Code::packed_magic);
+  CHECK_EQ(code_with(4, 0), Code::packed_magic);
   for (const std::uint32_t version : {0u, 2u, 0xffffffffu}) {
-    CHECK_EQ(code_with_word(offsetof(PackedHeader, version), version), Code::packed_version);
+    CHECK_EQ(code_with(offsetof(PackedHeader, version), version), Code::packed_version);
   }
-  for (const std::uint32_t dtype : {0u, 2u, 0xffffffffu}) {
-    CHECK_EQ(code_with_word(offsetof(PackedHeader, dtype), dtype), Code::packed_dtype);
+  // The weights' type and the strategy share a word.
+  const auto strategy = static_cast<std::uint32_t>(sample.strategy) << 16;
+  for (const std::uint32_t dtype : {0u, 2u, 0xffffu}) {
+    CHECK_EQ(code_with(offsetof(PackedHeader, dtype), strategy | dtype), Code::packed_dtype);
+  }
+  for (const std::uint32_t other : {std::uint32_t{kStrategyCount}, 0x7fffu, 0x8000u, 0xffffu}) {
+    CHECK_EQ(code_with(offsetof(PackedHeader, dtype), other << 16 | kFloat32),
+             Code::packed_strategy);
+  }
+  for (std::uint32_t other = 0; other < kStrategyCount; ++other) {
+    CHECK_EQ(code_with(offsetof(PackedHeader, dtype), other << 16 | kFloat32) == Code::ok,
+             other << 16 == strategy);
   }
   for (const std::size_t field :
        {offsetof(PackedHeader, group_filters), offsetof(PackedHeader, group_channels),
@@ -312,80 +393,90 @@ void test_bad_header_fields_are_refused() {
         offsetof(PackedHeader, kernel_h), offsetof(PackedHeader, kernel_w),
         offsetof(PackedHeader, block_groups)}) {
     for (const std::uint32_t value : {0u, 0x40000000u, 0x7fffffffu, 0x80000000u, 0xffffffffu}) {
-      check::context = "field at " + std::to_string(field) + " of " + std::to_string(value);
-      CHECK_EQ(code_with_word(field, value), Code::packed_field);
+      check::context = std::string(strategy_name(sample.strategy)) + " with field at " +
+                       std::to_string(field) + " of " + std::to_string(value);
+      CHECK_EQ(code_with(field, value), Code::packed_field);
     }
   }
-  check::context.clear();
-  const auto groups = static_cast<std::uint32_t>(reference::grid_of(kSample).groups());
-  CHECK_EQ(code_with_word(offsetof(PackedHeader, kept_groups), groups + 1), Code::packed_field);
-  CHECK_EQ(code_with_word(offsetof(PackedHeader, kept_groups), 0xffffffffu), Code::packed_field);
-  CHECK_EQ(code_with_word(offsetof(PackedHeader, kept_groups), groups - 1), Code::packed_size);
-  CHECK_EQ(code_with_word(offsetof(PackedHeader, total_bytes), 0), Code::packed_size);
-  CHECK_EQ(code_with_word(offsetof(PackedHeader, total_bytes) + 4, 1), Code::packed_size);
-  for (const std::uint32_t other : {1u, kBlockGroups + 1, static_cast<std::uint32_t>(kMost)}) {
-    CHECK(code_with_word(offsetof(PackedHeader, block_groups), other) != Code::ok);
+  check::context = strategy_name(sample.strategy);
+  CHECK_EQ(code_with(offsetof(PackedHeader, kept_groups), sample.kept + 1), Code::packed_field);
+  CHECK_EQ(code_with(offsetof(PackedHeader, kept_groups), 0xffffffffu), Code::packed_field);
+  CHECK(code_with(offsetof(PackedHeader, kept_groups), sample.kept - 1) != Code::ok);
+  CHECK_EQ(code_with(offsetof(PackedHeader, total_bytes), 0), Code::packed_size);
+  CHECK_EQ(code_with(offsetof(PackedHeader, total_bytes) + 4, 1), Code::packed_size);
+  for (const std::uint32_t other :
+       {1u, sample.block_groups + 1, static_cast<std::uint32_t>(kMost)}) {
+    CHECK(code_with(offsetof(PackedHeader, block_groups), other) != Code::ok);
   }
-  CHECK_EQ(code_with_word(offsetof(PackedHeader, kernel_h), kMost), Code::too_large);
+  CHECK_EQ(code_with(offsetof(PackedHeader, kernel_h), kMost), Code::too_large);
+}
+
+void test_bad_header_fields_are_refused() {
+  for (const Sample& sample : samples()) check_bad_header_fields(sample);
 }
 
 void test_bad_row_offsets_are_refused() {
-  const auto kept = static_cast<std::uint32_t>(reference::grid_of(kSample).groups());
-  const auto offset_at = [](std::uint32_t row) { return kHeaderBytes + std::size_t{row} * 4; };
-  CHECK_EQ(code_with_word(offset_at(0), 1), Code::packed_row_offset);
-  CHECK_EQ(code_with_word(offset_at(1), 0xffffffffu), Code::packed_row_offset);
-  CHECK_EQ(code_with_word(offset_at(1), kept + 1), Code::packed_row_offset);
-  CHECK_EQ(code_with_word(offset_at(2), 0), Code::packed_row_offset);
-  CHECK_EQ(code_with_word(offset_at(kRows), kept - 1), Code::packed_row_offset);
-  CHECK_EQ(code_with_word(offset_at(kRows), kept + 1), Code::packed_row_offset);
-  CHECK_EQ(code_with_word(offset_at(kRows), 0xffffffffu), Code::packed_row_offset);
+  for (const Sample& sample : samples()) {
+    check::context = strategy_name(sample.strategy);
+    const auto code_with = [&sample](std::uint32_t row, std::uint32_t word) {
+      return code_with_word(sample, sample.row_offset_at(row), word);
+    };
+    const std::uint32_t last = sample.rows, kept = sample.kept;
+    CHECK_EQ(code_with(0, 1), Code::packed_row_offset);
+    CHECK_EQ(code_with(1, 0xffffffffu), Code::packed_row_offset);
+    CHECK_EQ(code_with(1, kept + 1), Code::packed_row_offset);
+    CHECK_EQ(code_with(2, 0), Code::packed_row_offset);
+    CHECK_EQ(code_with(last, kept - 1), Code::packed_row_offset);
+    CHECK_EQ(code_with(last, kept + 1), Code::packed_row_offset);
+    CHECK_EQ(code_with(last, 0xffffffffu), Code::packed_row_offset);
+  }
 }
 
-void test_bad_columns_are_refused() {
-  const GroupGrid grid = reference::grid_of(kSample);
-  const auto columns = static_cast<std::uint32_t>(grid.columns());
-  const auto kept = static_cast<std::uint32_t>(grid.groups());
-  const auto column_at = [](std::uint32_t i) {
-    return kHeaderBytes + (kRows + 1 + std::size_t{i}) * 4;
-  };
+void check_bad_entries(const Sample& sample) {
+  const std::string name = strategy_name(sample.strategy);
+  const std::uint32_t kept = sample.kept;
   for (const std::uint32_t i : {0u, 1u, kept / 2, kept - 1}) {
-    for (const std::uint32_t value : {columns, 0x7fffffffu, 0x80000000u, 0xffffffffu}) {
-      check::context = "column " + std::to_string(i) + " of " + std::to_string(value);
-      std::vector<std::uint8_t> bytes = sample();
-      set_word(bytes, column_at(i), value);
+    for (const std::uint32_t value : {sample.entries, 0x7fffffffu, 0x80000000u, 0xffffffffu}) {
+      check::context = name + " with entry " + std::to_string(i) + " of " + std::to_string(value);
+      std::vector<std::uint8_t> bytes = sample.bytes;
+      set_word(bytes, sample.entry_at(i), value);
       PackedView view;
       const AlignedBytes packed(bytes);
       const Status status = open_packed(packed.data(), packed.bytes(), &view);
-      CHECK_EQ(status.code, Code::packed_column);
+      CHECK_EQ(status.code, Code::packed_entry);
       CHECK_EQ(status.got, static_cast<std::int64_t>(value));
     }
   }
-  check::context = "columns out of order, twice, or of another block";
-  CHECK_EQ(code_with_word(column_at(0), 1), Code::packed_column);
-  CHECK_EQ(code_with_word(column_at(1), 0), Code::packed_column);
-  CHECK_EQ(code_with_word(column_at(0), columns - 1), Code::packed_column);
-  CHECK_EQ(code_with_word(column_at(kept - 1), 0), Code::packed_column);
-  const auto of_row = static_cast<std::uint32_t>(kBlockGroups * grid.taps);
-  CHECK_EQ(code_with_word(column_at(of_row - 1), of_row), Code::packed_column);
+  check::context = name + " with entries out of order, twice, or of another block";
+  const auto code_with = [&sample](std::uint32_t i, std::uint32_t word) {
+    return code_with_word(sample, sample.entry_at(i), word);
+  };
+  CHECK_EQ(code_with(0, 1), Code::packed_entry);
+  CHECK_EQ(code_with(1, 0), Code::packed_entry);
+  CHECK_EQ(code_with(0, sample.entries - 1), Code::packed_entry);
+  CHECK_EQ(code_with(kept - 1, 0), Code::packed_entry);
+  CHECK_EQ(code_with(sample.block_entries - 1, sample.block_entries), Code::packed_entry);
+}
+
+void test_bad_entries_are_refused() {
+  for (const Sample& sample : samples()) check_bad_entries(sample);
 }
 
 void test_every_flipped_bit_is_refused() {
-  Random random(6);
-  const WeightShape shape{3, 5, 2, 1, 2, 2};
-  const std::vector<float> weight = reference::random_values(random, 30);
-  const std::vector<std::uint8_t> whole =
-      reference::packed_weight(shape, weight, reference::random_grid_mask(random, shape, 0.7))
-          .content();
-  for (std::size_t bit = 0; bit < whole.size() * 8; ++bit) {
-    check::context = "flipped bit " + std::to_string(bit);
+  for (const Strategy strategy : reference::strategies()) {
+    const std::vector<std::uint8_t> whole = small_packed(6, strategy);
+    for (std::size_t bit = 0; bit < whole.size() * 8; ++bit) {
+      check::context =
+          std::string(strategy_name(strategy)) + " with flipped bit " + std::to_string(bit);
+      std::vector<std::uint8_t> bytes = whole;
+      bytes[bit / 8] ^= static_cast<std::uint8_t>(1 << bit % 8);
+      CHECK(code_of(bytes) != Code::ok);
+    }
+    check::context = "a flipped value";
     std::vector<std::uint8_t> bytes = whole;
-    bytes[bit / 8] ^= static_cast<std::uint8_t>(1 << bit % 8);
-    CHECK(code_of(bytes) != Code::ok);
+    bytes.back() ^= 1;
+    CHECK_EQ(code_of(bytes), Code::packed_checksum);
   }
-  check::context = "a flipped value";
-  std::vector<std::uint8_t> bytes = whole;
-  bytes.back() ^= 1;
-  CHECK_EQ(code_of(bytes), Code::packed_checksum);
 }
 
 // ---- texts and sizes ------------------------------------------------------------------------
@@ -449,12 +540,11 @@ int main() {
   test_shape_limits();
   test_packed_form_that_cannot_be_addressed_is_refused();
   test_pack_refuses_a_buffer_of_another_size();
-  test_sample_is_as_described();
   test_every_length_but_its_own_is_refused();
   test_memory_off_its_alignment_is_refused();
   test_bad_header_fields_are_refused();
   test_bad_row_offsets_are_refused();
-  test_bad_columns_are_refused();
+  test_bad_entries_are_refused();
   test_every_flipped_bit_is_refused();
   test_every_code_has_its_text();
   test_text_shows_the_values();
