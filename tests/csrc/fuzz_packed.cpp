@@ -6,6 +6,7 @@
 #include <map>
 #include <string>
 
+#include "base/checked.h"
 #include "check.h"
 #include "kernels/conv2d/conv2d.h"
 #include "reference.h"
@@ -21,6 +22,7 @@ constexpr int kMutations = 20000;
 constexpr int kFewHundred = 300;
 constexpr std::int64_t kMostBytes = 64 << 20;       // of a dense weight, a workspace or a tensor
 constexpr std::int64_t kMostPackedBytes = 1 << 20;  // of a buffer made as long as its header says
+constexpr std::int64_t kMostSums = 1 << 20;         // outputs of a convolution, once for each block
 constexpr std::size_t kHeaderBytes = sizeof(PackedHeader);
 
 // ---- mutations ------------------------------------------------------------------------------
@@ -147,10 +149,13 @@ Conv2dProblem small_problem(Random& random, const PackedView& view) {
 }
 
 bool convolve_if_affordable(const Conv2dProblem& problem, Isa isa, const Parallel& parallel) {
+  const PackedView& weight = problem.weight;
+  const std::int64_t outputs =
+      checked_mul(weight.shape.out_channels, problem.out_h * problem.out_w);
   std::int64_t workspace_bytes = 0;
   if (!conv2d_workspace(problem, isa, parallel.threads, &workspace_bytes).ok() ||
       workspace_bytes > kMostBytes || !affordable(problem.in_channels, 20) ||
-      !affordable(problem.weight.shape.out_channels, problem.out_h * problem.out_w)) {
+      checked_mul(outputs, weight.blocks) > kMostSums) {
     return false;
   }
   const std::int64_t size = size_of(problem.dtype);
