@@ -250,6 +250,9 @@ L1SPARSE_INLINE void add_channels(const ColumnsJob& job, ColumnWork<T>& work) {
     float* lone = lone_of_zero + *entry * group_filters * kLoneLanes;
     std::int64_t filters = group_filters;
     do {
+      // Hides how `weight` moves on. Otherwise GCC 12, when it makes vectors of plain C++ with two
+      // channels, reads two weights past the last filter's.
+      asm("" : "+r"(weight));
       typename V::Reg acc[kVectors];
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) acc[v] = V::load(sums + v * V::kLanes);
