@@ -9,6 +9,8 @@ DEMO ?=
 BENCH ?=
 # Options of pytest, such as TEST="-k pack".
 TEST ?=
+# Options of the C++ fuzzer, such as FUZZ="--count 10000 --seed 5000 --isa avx2 --strategy pixels".
+FUZZ ?= --count 1000
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,7 +18,7 @@ READY := $(VENV)/ready
 NATIVE := $(shell find csrc -type f) setup.py pyproject.toml
 CPP := $(shell find csrc tests/csrc -name '*.cpp' -o -name '*.h')
 
-.PHONY: demo bench test lint format clean
+.PHONY: demo bench test fuzz sanitize lint format clean
 
 demo: $(READY)
 	$(BIN)/l1sparse demo $(DEMO)
@@ -26,6 +28,14 @@ bench: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(TEST)
+
+# Random convolutions, compiled as the extension is; then all C++ tests, under sanitizers.
+fuzz:
+	$(MAKE) -C tests/csrc MODE=release fuzz FUZZ="$(FUZZ)"
+
+sanitize:
+	$(MAKE) -C tests/csrc check FUZZ="$(FUZZ)"
+	$(MAKE) -C tests/csrc MODE=race race
 
 lint: $(READY)
 	$(BIN)/ruff check .
