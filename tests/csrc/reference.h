@@ -202,12 +202,12 @@ inline std::int64_t output_index(const Conv2dProblem& problem, std::int64_t n, s
 
 // One output, and how far from it the core may be.
 //
-// A float32 sum of n terms, added in any order, passes each term through at most n roundings (its
-// own product's, and those of the sums it is part of), each by a factor of 1 +- u, u = 2^-24. So
-// the sum is off by at most n u / (1 - n u) times the sum of the terms' absolute values (Higham,
-// Accuracy and Stability of Numerical Algorithms, 3.1). ReLU and clamp add nothing to that.
-// Hardswish multiplies it by its steepest slope, 1.5, and adds four roundings of its own: the gate,
-// the constant 1/6, and two products.
+// Of n terms that are added in float32, in any order, each passes through at most n - 1 rounded
+// sums, and a product through its own rounding before; each is a factor of 1 +- u, u = 2^-24. So r
+// roundings put the sum off by at most r u / (1 - r u) times the sum of the terms' absolute values
+// (Higham, Accuracy and Stability of Numerical Algorithms, 3.1). ReLU and clamp add nothing to
+// that. Hardswish multiplies it by its steepest slope, 1.5, and adds four roundings of its own: the
+// gate, the constant 1/6, and two products.
 class Expected {
  public:
   double value = 0.0;
@@ -218,10 +218,15 @@ class Expected {
     magnitude_ += std::fabs(term);
     ++terms_;
   }
+  void add_product(double a, double b) {
+    add(a * b);
+    products_rounded_ = 1;
+  }
 
   void finish(const Conv2dProblem& problem) {
-    const double roundings = static_cast<double>(terms_) * kUnit;
-    error = roundings / (1.0 - roundings) * magnitude_;
+    const std::int64_t roundings = (terms_ > 0 ? terms_ - 1 : 0) + products_rounded_;
+    const double off = static_cast<double>(roundings) * kUnit;
+    error = off / (1.0 - off) * magnitude_;
     if (problem.activation == Activation::relu && value < 0.0) value = 0.0;
     if (problem.activation == Activation::clamp) {
       if (value < problem.low) value = problem.low;
@@ -245,7 +250,7 @@ class Expected {
  private:
   static constexpr double kUnit = 0x1p-24;
   double magnitude_ = 0.0;
-  std::int64_t terms_ = 0;
+  std::int64_t terms_ = 0, products_rounded_ = 0;
 };
 
 // Every output, in the memory order that the problem asks for. `kept` has one byte a weight.
@@ -283,9 +288,9 @@ inline std::vector<Expected> conv2d(const Conv2dProblem& problem, const Conv2dTe
             const std::int64_t row = y * problem.stride_h + term.row;
             const std::int64_t col = x * problem.stride_w + term.col;
             if (row < 0 || row >= problem.in_h || col < 0 || col >= problem.in_w) continue;
-            output.add(term.weight * element(problem.dtype, tensors.input,
-                                             n * strides.n + term.channel * strides.c +
-                                                 row * strides.h + col * strides.w));
+            output.add_product(term.weight, element(problem.dtype, tensors.input,
+                                                    n * strides.n + term.channel * strides.c +
+                                                        row * strides.h + col * strides.w));
           }
           if (tensors.bias != nullptr) output.add(tensors.bias[o]);
           if (tensors.residual != nullptr) {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+// Chosen convolutions; fuzz_conv2d.cpp has random ones.
 #include <cstring>
 #include <limits>
 #include <string>
@@ -16,7 +17,6 @@ using reference::Random;
 
 namespace {
 
-constexpr int kProblems = 600;
 constexpr std::int64_t kMost = 0x3fffffff;  // the largest stride, padding and dilation
 constexpr DType kDTypes[] = {DType::float32, DType::bfloat16, DType::float16};
 constexpr Activation kActivations[] = {Activation::none, Activation::relu, Activation::clamp,
@@ -121,113 +121,7 @@ void check_everywhere(Owned& owned, const std::string& name) {
   }
 }
 
-// ---- random problems ------------------------------------------------------------------------
-
-// Lays the input out in a random way, and sets everything between its elements to NaN.
-void lay_out_input(Random& random, Owned& owned) {
-  Conv2dProblem& problem = owned.problem;
-  Strides4& strides = problem.input_strides;
-  struct Axis {
-    std::int64_t size;
-    std::int64_t* stride;
-  };
-  const Axis n{problem.batch, &strides.n}, c{problem.in_channels, &strides.c},
-      h{problem.in_h, &strides.h}, w{problem.in_w, &strides.w};
-  const Axis orders[][4] = {{w, h, c, n}, {c, w, h, n}, {h, w, c, n}, {n, c, h, w}, {h, c, n, w}};
-  const std::int64_t order = random.between(0, 4);
-  const bool sliced = order > 1 || random.chance(0.5);
-  std::int64_t next = sliced ? random.between(1, 2) : 1;
-  std::int64_t span = problem.batch == 0 ? 0 : 1;
-  for (const Axis& axis : orders[order]) {
-    *axis.stride = next;
-    if (sliced && random.chance(0.05)) *axis.stride = 0;  // an expanded axis
-    span += span == 0 ? 0 : (axis.size - 1) * *axis.stride;
-    next *= axis.size + (sliced ? random.between(0, 3) : 0);
-  }
-  owned.input = Elements(problem.dtype, span, kNan);
-  for (std::int64_t in = 0; in < n.size; ++in) {
-    for (std::int64_t ic = 0; ic < c.size; ++ic) {
-      for (std::int64_t ih = 0; ih < h.size; ++ih) {
-        for (std::int64_t iw = 0; iw < w.size; ++iw) {
-          owned.input.set(in * strides.n + ic * strides.c + ih * strides.h + iw * strides.w,
-                          random.value());
-        }
-      }
-    }
-  }
-}
-
-WeightShape random_weight_shape(Random& random, std::int64_t groups) {
-  constexpr std::tuple<int, int> kGroups[] = {{1, 1},  {1, 3},  {1, 4}, {1, 8},  {1, 12},
-                                              {1, 16}, {1, 32}, {4, 4}, {16, 16}};
-  const auto [group_filters, group_channels] = random.one_of(kGroups);
-  const bool many_filters = random.chance(0.15), many_channels = random.chance(0.1);
-  return {groups * random.between(1, many_filters ? 70 : 12),
-          random.between(1, many_channels ? 200 : 40),
-          random.between(1, 5),
-          random.between(1, 5),
-          group_filters,
-          group_channels};
-}
-
-// An axis: input size, stride, padding and dilation.
-void random_axis(Random& random, std::int64_t* size, std::int64_t* stride, std::int64_t* padding,
-                 std::int64_t* dilation) {
-  *size = random.between(1, 17);
-  *stride = random.between(1, 3);
-  *padding = random.between(0, 3);
-  *dilation = random.between(1, 4);
-}
-
-Owned random_problem(Random& random) {
-  constexpr double kDensities[] = {0.0, 0.2, 0.7, 1.0};
-  constexpr std::int64_t kConvGroups[] = {1, 1, 2, 4};
-  constexpr double kMostProducts = 5e5;
-  while (true) {
-    const std::int64_t groups = random.one_of(kConvGroups);
-    const WeightShape shape = random_weight_shape(random, groups);
-    const double density = random.one_of(kDensities);
-    Owned owned(random, shape, reference::random_grid_mask(random, shape, density));
-    Conv2dProblem& problem = owned.problem;
-    random_axis(random, &problem.in_h, &problem.stride_h, &problem.pad_top, &problem.dilation_h);
-    random_axis(random, &problem.in_w, &problem.stride_w, &problem.pad_left, &problem.dilation_w);
-    problem.batch = random.chance(0.05) ? 0 : random.between(1, 3);
-    problem.groups = groups;
-    problem.in_channels = groups * shape.in_channels;
-    problem.channels_last = random.chance(0.5);
-    problem.dtype = random.one_of(kDTypes);
-    problem.activation = random.one_of(kActivations);
-    problem.low = -0.5f;
-    problem.high = 2.0f;
-    owned.set_output_size();
-    const std::int64_t outputs = reference::output_count(problem);
-    const double products =
-        static_cast<double>(outputs) *
-        static_cast<double>(shape.in_channels * shape.kernel_h * shape.kernel_w);
-    if (problem.out_h * problem.out_w == 0 || products > kMostProducts) continue;
-    lay_out_input(random, owned);
-    if (random.chance(0.5)) owned.bias = reference::random_values(random, shape.out_channels);
-    if (random.chance(0.5)) {
-      owned.residual = reference::random_elements(random, problem.dtype, outputs);
-    }
-    if (owned.input.count() > 0 && random.chance(0.2)) {
-      for (const float value : {kNan, kInfinity, -kInfinity}) {
-        owned.input.set(random.between(0, owned.input.count() - 1), value);
-      }
-    }
-    return owned;
-  }
-}
-
-void test_random_problems() {
-  Random random(7);
-  for (int i = 0; i < kProblems; ++i) {
-    Owned owned = random_problem(random);
-    check_everywhere(owned, "random problem " + std::to_string(i));
-  }
-}
-
-// ---- chosen problems ------------------------------------------------------------------------
+// ---- sizes ----------------------------------------------------------------------------------
 
 void set_input(Owned& owned, Random& random, std::int64_t height, std::int64_t width) {
   Conv2dProblem& problem = owned.problem;
@@ -259,13 +153,15 @@ void test_large_problems() {
   Random random(8);
   for (const Case& test : kCases) {
     Owned owned(random, test.shape, reference::random_grid_mask(random, test.shape, 0.4));
-    set_input(owned, random, test.height, test.width);
     Conv2dProblem& problem = owned.problem;
+    problem.dtype = kDTypes[(&test - kCases) % kDTypeCount];
+    set_input(owned, random, test.height, test.width);
     problem.pad_top = problem.pad_left = test.padding;
     problem.dilation_h = problem.dilation_w = test.dilation;
     for (const std::int64_t stride : {1, 2, 5}) {
       problem.stride_h = problem.stride_w = stride;
       problem.channels_last = stride != 1;
+      problem.activation = stride == 5 ? Activation::hardswish : Activation::none;
       owned.set_output_size();
       check_everywhere(owned, test.name + (", stride " + std::to_string(stride)));
     }
@@ -365,6 +261,62 @@ void test_pruned_taps_do_not_reach_the_output() {
   }
 }
 
+// ---- 16-bit outputs -------------------------------------------------------------------------
+
+// Float32 numbers on both sides of, and at, every step-th place where the nearest 16-bit value
+// changes; and NaN and infinities.
+std::vector<float> rounding_cases(DType dtype, std::uint32_t step) {
+  std::vector<float> cases{kNan, kInfinity, -kInfinity, 0.0f, 1e-45f, 3e38f, -3.4e38f};
+  for (std::uint32_t bits = 0; bits < 0xffff; bits += step) {
+    const std::uint16_t neighbours[] = {static_cast<std::uint16_t>(bits),
+                                        static_cast<std::uint16_t>(bits + 1)};
+    const double low = reference::element(dtype, neighbours, 0);
+    const double high = reference::element(dtype, neighbours, 1);
+    if (!std::isfinite(low) || !std::isfinite(high)) continue;
+    const auto between = static_cast<float>((low + high) / 2);
+    for (const float value : {static_cast<float>(low), between, std::nextafter(between, -kInfinity),
+                              std::nextafter(between, kInfinity)}) {
+      cases.push_back(value);
+    }
+  }
+  return cases;
+}
+
+void test_conversions_of_single_numbers() {
+  for (const DType dtype : {DType::bfloat16, DType::float16}) {
+    check::context = "type " + std::to_string(static_cast<int>(dtype));
+    std::int64_t wrong = 0;
+    for (const float value : rounding_cases(dtype, 1)) {
+      std::uint16_t rounded = 0;
+      reference::set_element(dtype, &rounded, 0, value);
+      const double got = reference::element(dtype, &rounded, 0);
+      wrong += std::isnan(value) ? !std::isnan(got) : got != reference::nearest(dtype, value);
+      const float back =
+          dtype == DType::bfloat16 ? to_float(BFloat16{rounded}) : to_float(Float16{rounded});
+      wrong += std::isnan(value) ? !std::isnan(back) : static_cast<double>(back) != got;
+    }
+    CHECK_EQ(wrong, 0);
+  }
+}
+
+// A filter that keeps nothing puts out its bias.
+void test_outputs_are_rounded_to_nearest() {
+  Random random(18);
+  for (const DType dtype : {DType::bfloat16, DType::float16}) {
+    const std::vector<float> bias = rounding_cases(dtype, 9);
+    const WeightShape shape{std::ssize(bias), 1, 1, 1, 1, 1};
+    Owned owned(random, shape, std::vector<std::uint8_t>(bias.size()));
+    owned.problem.dtype = dtype;
+    owned.bias = bias;
+    for (const bool channels_last : {false, true}) {
+      owned.problem.channels_last = channels_last;
+      set_input(owned, random, 1, channels_last ? 1 : 9);  // whole vectors, and what is left
+      owned.set_output_size();
+      check_everywhere(owned, "type " + std::to_string(static_cast<int>(dtype)));
+    }
+  }
+}
+
 // ---- bad problems ---------------------------------------------------------------------------
 
 Owned good_problem() {
@@ -445,13 +397,14 @@ void test_output_size() {
 }  // namespace
 
 int main() {
-  test_random_problems();
   test_large_problems();
   test_largest_stride();
   test_empty_input();
   test_uneven_padding();
   test_pruned_channels_do_not_reach_the_output();
   test_pruned_taps_do_not_reach_the_output();
+  test_conversions_of_single_numbers();
+  test_outputs_are_rounded_to_nearest();
   test_bad_problems_are_refused();
   test_output_size();
   return check::finish();
