@@ -38,10 +38,11 @@ def program() -> Path:
         if os.environ.get("CI") == "true":
             pytest.fail(message)
         pytest.skip(message)
-    folder, build = ROOT / "tests" / "csrc", ROOT / "build" / "csrc-tests"
-    options = [f"--jobs={os.cpu_count()}", "MODE=release", f"BUILD={build}"]
-    subprocess.run(["make", "-C", str(folder), *options, "instructions"], check=True)
-    return next(build.glob("release-*/instructions"))
+    options = [f"--jobs={os.cpu_count()}", "MODE=release"]
+    subprocess.run(
+        ["make", "-C", str(ROOT / "tests" / "csrc"), *options, "instructions"], check=True
+    )
+    return next((ROOT / "build" / "csrc-tests").glob("release-*/instructions"))
 
 
 @pytest.mark.parametrize("case", BUDGETS, ids=lambda case: "-".join(map(str, case)))
