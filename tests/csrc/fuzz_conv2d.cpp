@@ -88,7 +88,7 @@ void choose_sizes(Random& random, Case& test) {
   constexpr double kDensities[] = {0.0, 0.05, 0.1, 0.25, 0.5, 0.9, 1.0};
   const auto& group = kGroups[random.between(0, std::ssize(kGroups) - 1)];
   const std::int64_t conv_groups = random.one_of(kConvGroups);
-  std::int64_t filters = random.between(1, random.chance(0.2) ? 300 : 24);
+  std::int64_t filters = random.between(1, random.chance(0.2) ? 600 : 24);
   std::int64_t channels = random.between(1, random.chance(0.2) ? 200 : 24);
   std::int64_t batch = random.chance(0.03) ? 0 : random.chance(0.6) ? 1 : random.between(2, 3);
   const std::int64_t kernel_h = random_kernel(random);
