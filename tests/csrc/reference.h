@@ -116,16 +116,19 @@ inline std::vector<double> group_l1_norm(const WeightShape& shape,
 
 // ---- elements of any type --------------------------------------------------------------------
 
-// Element `at` of an array, decoded independently of the core.
-inline double element(DType dtype, const void* data, std::int64_t at) {
-  if (dtype == DType::float32) return static_cast<const float*>(data)[at];
-  const std::uint32_t bits = static_cast<const std::uint16_t*>(data)[at];
-  if (dtype == DType::bfloat16) return std::bit_cast<float>(bits << 16);
+// The number that a 16-bit type writes so, decoded independently of the core.
+inline double decoded(DType dtype, std::uint16_t bits) {
+  if (dtype == DType::bfloat16) return std::bit_cast<float>(std::uint32_t{bits} << 16);
   const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
   const double sign = (bits & 0x8000) != 0 ? -1.0 : 1.0;
   if (exponent == 31) return mantissa != 0 ? std::nan("") : sign * HUGE_VAL;
   return sign *
          (exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25));
+}
+
+inline double element(DType dtype, const void* data, std::int64_t at) {
+  if (dtype == DType::float32) return static_cast<const float*>(data)[at];
+  return decoded(dtype, static_cast<const std::uint16_t*>(data)[at]);
 }
 
 inline void set_element(DType dtype, void* data, std::int64_t at, float value) {

@@ -268,10 +268,8 @@ void test_pruned_taps_do_not_reach_the_output() {
 std::vector<float> rounding_cases(DType dtype, std::uint32_t step) {
   std::vector<float> cases{kNan, kInfinity, -kInfinity, 0.0f, 1e-45f, 3e38f, -3.4e38f};
   for (std::uint32_t bits = 0; bits < 0xffff; bits += step) {
-    const std::uint16_t neighbours[] = {static_cast<std::uint16_t>(bits),
-                                        static_cast<std::uint16_t>(bits + 1)};
-    const double low = reference::element(dtype, neighbours, 0);
-    const double high = reference::element(dtype, neighbours, 1);
+    const double low = reference::decoded(dtype, static_cast<std::uint16_t>(bits));
+    const double high = reference::decoded(dtype, static_cast<std::uint16_t>(bits + 1));
     if (!std::isfinite(low) || !std::isfinite(high)) continue;
     const auto between = static_cast<float>((low + high) / 2);
     for (const float value : {static_cast<float>(low), between, std::nextafter(between, -kInfinity),
@@ -287,12 +285,12 @@ void test_conversions_of_single_numbers() {
     check::context = "type " + std::to_string(static_cast<int>(dtype));
     std::int64_t wrong = 0;
     for (const float value : rounding_cases(dtype, 1)) {
-      std::uint16_t rounded = 0;
-      reference::set_element(dtype, &rounded, 0, value);
-      const double got = reference::element(dtype, &rounded, 0);
+      const Elements rounded(dtype, 1, value);
+      const double got = rounded.at(0);
       wrong += std::isnan(value) ? !std::isnan(got) : got != reference::nearest(dtype, value);
-      const float back =
-          dtype == DType::bfloat16 ? to_float(BFloat16{rounded}) : to_float(Float16{rounded});
+      const float back = dtype == DType::bfloat16
+                             ? to_float(*static_cast<const BFloat16*>(rounded.data()))
+                             : to_float(*static_cast<const Float16*>(rounded.data()));
       wrong += std::isnan(value) ? !std::isnan(back) : static_cast<double>(back) != got;
     }
     CHECK_EQ(wrong, 0);
