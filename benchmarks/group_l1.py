@@ -21,7 +21,7 @@ from l1sparse import GroupShape, ops, reference
 from l1sparse.build import build_info
 from l1sparse.convert.measure import Timing, alternate
 from l1sparse.report.table import table
-from machine import describe, headline, threads
+from machine import describe, headline, keep_freed_memory, threads
 from output import progress, write_json
 from suites import SUITES, Layer
 
@@ -127,6 +127,7 @@ def run(parser: Parser, options: argparse.Namespace) -> None:
         for layer in layers
         if not fits(layer, group)
     ]
+    keep_freed_memory()
     with threads(options.threads) as core, torch.inference_mode():
         rows = [
             measure(layer, group, options.rounds, options.seed)

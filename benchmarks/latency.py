@@ -30,7 +30,7 @@ from l1sparse import GroupShape
 from l1sparse.convert.measure import alternate
 from l1sparse.group_mask import expand_group_mask, nonzero_groups
 from l1sparse.ops import STRATEGIES, pack, packed_info
-from machine import describe, headline, last_level_cache_bytes, threads
+from machine import describe, headline, keep_freed_memory, last_level_cache_bytes, threads
 from masks import Case, Setting, file_cases, random_cases
 from output import progress, write_json
 from results import Row, layer_table, total, total_table
@@ -121,6 +121,7 @@ def run(parser: Parser, options: argparse.Namespace) -> None:
     cases, notes = _cases(parser, options)
     settings = _settings(parser, options)
     rows = []
+    keep_freed_memory()
     with threads(options.threads) as core, torch.inference_mode():
         for case in progress(cases, "layers"):
             row, more = measure(case, settings)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 from collections.abc import Iterator
@@ -37,6 +38,22 @@ def last_level_cache_bytes(folder: Path = _CACHE) -> int:
         unit = _UNITS.get(text[-1:], 1)
         sizes.append(int(text.rstrip("KMG")) * unit)
     return max(sizes, default=_DEFAULT_CACHE_BYTES)
+
+
+def keep_freed_memory() -> bool:
+    """Tell the C library to reuse freed memory instead of giving it back to the system.
+
+    Candidates take turns. Without this, what one of them frees goes back to the system, and the
+    next one's first call is charged for getting it again, page by page.
+
+    Returns:
+        Whether the C library can be told (glibc can).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    trim_threshold, mmap_threshold, most = -1, -3, 2**30  # names and numbers of <malloc.h>
+    return bool(mallopt(trim_threshold, most)) and bool(mallopt(mmap_threshold, most))
 
 
 @contextmanager

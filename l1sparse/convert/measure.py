@@ -23,6 +23,9 @@ def alternate(
 ) -> dict[str, Timing]:
     """Time the candidates in turn, A B A B, so that a drift of the machine hits all alike.
 
+    A turn's first call is not timed: it finds the caches as another candidate left them, which
+    would cost a short call more, relative to its time, than a long one.
+
     Args:
         candidates: calls to time, by name; each is warmed up first.
         rounds: how many turns each gets.
@@ -36,6 +39,7 @@ def alternate(
     samples: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, call in candidates.items():
+            call()
             start = time.perf_counter()
             for _ in range(repeats[name]):
                 call()
