@@ -142,9 +142,9 @@ struct ColumnsJob {
   std::uint32_t first_filter_group;        // of the block; its sums come first
   std::uint32_t begin_wanted, end_wanted;  // filter groups to work on
   bool all_wanted;                         // whether that is the whole block
-  float* sums;                             // [filters of the block][outputs of the tile's vectors]
+  std::int64_t sums_pitch;                 // floats from the sums of one filter to the next
+  float* sums;                             // [filters of the block][sums_pitch]
   float* lone_lanes;  // [filters of the block][kLoneLanes], of a tile with a lone output
-  float* lone_sums;   // [filters of the block], rounded up to whole kLoneLanes
   const char* ran;
 };
 

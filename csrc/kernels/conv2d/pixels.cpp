@@ -4,7 +4,7 @@
 // The outputs are cut into *bands* whose input fits the second-level cache. For each band the input
 // is gathered into planes once; then, for each filter block and each tile of the band, the tile's
 // activations are brought to registers column by column, and every filter of the block that kept
-// the column adds its products to its sums. The sums of a tile and block stay in the first-level
+// the column adds its products to its sums. The sums of a tile and block stay in the nearest
 // cache and are finished into the output. Where outputs and inputs of a channel already lie alike,
 // the input is read in place. Bands, and
 // ranges of filter blocks where bands are few, are what threads share out.
@@ -19,6 +19,10 @@ constexpr std::int64_t kBandBytes = 512 * 1024;
 constexpr std::int64_t kMinBandOutputs = 96;
 // Each part of the filters gathers the input again, so a part should be worth it.
 constexpr std::int64_t kMinPartFilters = 32;
+// Where a filter has few columns to sum up, the last step is much of the work. Every filter's
+// outputs lie on memory pages of their own, so it then takes about so many outputs together.
+constexpr std::int64_t kFewColumns = 32;
+constexpr std::int64_t kStretchOutputs = 192;
 // So many times the narrowest tile are cut into tiles in the best way; more start with the fastest.
 constexpr std::int64_t kPlannedUnits = 16;
 
@@ -47,6 +51,8 @@ struct Plan {
   std::int64_t widest;         // outputs of the widest tile
   const PixelTile* with_lone;  // where a band is one such tile, else null
   std::int64_t block_filters;
+  std::int64_t stretch;     // outputs of tiles that the last step takes together, at most
+  std::int64_t sums_pitch;  // floats from the sums of one filter to the next
   std::int64_t line_pitch;
   std::int64_t unit;  // outputs of the narrowest tile
   TileChoice tiles;
@@ -195,9 +201,13 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pl
   plan->lines_at = round_up(checked_mul(planes, kFloatBytes), kAlignment);
   plan->sums_at =
       checked_add(plan->lines_at, checked_mul(plan->line_pitch, kPlaneLines * kFloatBytes));
-  plan->slot_bytes =
-      checked_add(plan->sums_at, checked_mul(checked_add(plan->block_filters, kLoneLanes),
-                                             (plan->widest + kLoneLanes + 1) * kFloatBytes));
+  const bool little_work = grid.columns() <= kFewColumns;
+  plan->stretch = smaller(round_up(outputs, plan->widest),
+                          larger(little_work ? kStretchOutputs : 0, plan->widest));
+  plan->sums_pitch = plane_pitch(1, plan->stretch + 1);
+  plan->slot_bytes = checked_add(
+      plan->sums_at,
+      checked_mul(checked_mul(plan->block_filters, kFloatBytes), plan->sums_pitch + kLoneLanes));
   std::int64_t at = 0;
   const auto reserve = [&at](std::int64_t count, std::int64_t size) {
     const std::int64_t start = at;
@@ -347,9 +357,9 @@ const char* run_item(const Run& run, std::int64_t index, char* slot) {
   job.column_offset = run.column_offsets;
   job.channel_pitch = run.channel_pitch;
   job.inside = plan.source == Source::by_tap ? nullptr : inside;
-  job.sums = reinterpret_cast<float*>(slot + plan.sums_at);
-  job.lone_lanes = job.sums + plan.block_filters * plan.widest;
-  job.lone_sums = job.lone_lanes + plan.block_filters * kLoneLanes;
+  auto* const sums = reinterpret_cast<float*>(slot + plan.sums_at);
+  job.sums_pitch = plan.sums_pitch;
+  job.lone_lanes = sums + plan.block_filters * plan.sums_pitch;
   const bool lone = plan.with_lone != nullptr && outputs == plan.with_lone->outputs;
   job.ran = nullptr;
   for (std::int64_t block = item.first_filter / plan.block_filters;
@@ -366,37 +376,28 @@ const char* run_item(const Run& run, std::int64_t index, char* slot) {
         job.end_wanted - job.begin_wanted ==
             smaller(weight.block_groups, weight.grid.filter_groups - block * weight.block_groups);
     for (std::int64_t at = 0; at < outputs;) {
-      const std::int64_t left = outputs - at;
-      const PixelTile& tile = lone ? *plan.with_lone : tile_for(plan, left);
-      const std::int64_t count = smaller(tile.outputs, left);
-      const std::int64_t position = item.out_y * problem.out_w + item.out_x + at;
-      if (job.inside != nullptr) find_inside(run, position, count, inside);
-      job.tile = in_place ? input_of(run, item) + position * size_of(problem.dtype)
-                          : reinterpret_cast<const char*>(planes + at);
-      tile.accumulate[static_cast<int>(in_place ? problem.dtype : DType::float32)](job);
-
-      FinishJob finish = finish_job(problem, run.tensors, item.image, first,
-                                    item.out_y + (item.rows > 1 ? at / item.cols : 0),
-                                    item.out_x + (item.rows > 1 ? at % item.cols : at));
-      const std::int64_t in_vectors = tile.outputs - (tile.lone ? 1 : 0);
-      finish.sums = job.sums + (first - block_first) * in_vectors;
-      finish.sums_pitch = in_vectors;
-      finish.filters = end - first;
-      finish.tile_cols = in_vectors;
-      finish.rows = 1;
-      finish.cols = smaller(count, in_vectors);
-      run.kernels.finish[static_cast<int>(problem.dtype)](finish);
-      if (count > in_vectors) {
-        const std::int64_t bytes = in_vectors * finish.col_stride * size_of(problem.dtype);
-        finish.sums = job.lone_sums + (first - block_first);
-        finish.sums_pitch = finish.tile_cols = finish.cols = 1;
-        finish.output = static_cast<char*>(finish.output) + bytes;
-        if (finish.residual != nullptr) {
-          finish.residual = static_cast<const char*>(finish.residual) + bytes;
-        }
-        run.kernels.finish[static_cast<int>(problem.dtype)](finish);
+      const std::int64_t start = at;
+      while (at < outputs) {
+        const PixelTile& tile = lone ? *plan.with_lone : tile_for(plan, outputs - at);
+        if (at > start && at - start + tile.outputs > plan.stretch) break;
+        const std::int64_t count = smaller(tile.outputs, outputs - at);
+        const std::int64_t position = item.out_y * problem.out_w + item.out_x + at;
+        if (job.inside != nullptr) find_inside(run, position, count, inside);
+        job.tile = in_place ? input_of(run, item) + position * size_of(problem.dtype)
+                            : reinterpret_cast<const char*>(planes + at);
+        job.sums = sums + (at - start);
+        tile.accumulate[static_cast<int>(in_place ? problem.dtype : DType::float32)](job);
+        at += count;
       }
-      at += count;
+      FinishJob finish = finish_job(problem, run.tensors, item.image, first,
+                                    item.out_y + (item.rows > 1 ? start / item.cols : 0),
+                                    item.out_x + (item.rows > 1 ? start % item.cols : start));
+      finish.sums = sums + (first - block_first) * plan.sums_pitch;
+      finish.sums_pitch = plan.sums_pitch;
+      finish.filters = end - first;
+      finish.tile_cols = finish.cols = at - start;
+      finish.rows = 1;
+      run.kernels.finish[static_cast<int>(problem.dtype)](finish);
     }
   }
   return job.ran;

@@ -243,10 +243,11 @@ L1SPARSE_INLINE void add_channels(const ColumnsJob& job, ColumnWork<T>& work) {
   }
   const std::int64_t group_filters = job.group_filters, group_channels = job.group_channels;
   float* const lone_of_zero = job.lone_lanes - job.first_filter_group * group_filters * kLoneLanes;
-  float* const sums_of_zero = job.sums - job.first_filter_group * group_filters * kOutputs;
+  const std::int64_t sums_pitch = job.sums_pitch, group_pitch = group_filters * sums_pitch;
+  float* const sums_of_zero = job.sums - job.first_filter_group * group_pitch;
   const float* weight = work.weight;
   for (const std::uint32_t* entry = work.entry; entry != work.end; ++entry) {
-    float* sums = sums_of_zero + *entry * group_filters * kOutputs;
+    float* sums = sums_of_zero + *entry * group_pitch;
     float* lone = lone_of_zero + *entry * group_filters * kLoneLanes;
     std::int64_t filters = group_filters;
     do {
@@ -271,7 +272,7 @@ L1SPARSE_INLINE void add_channels(const ColumnsJob& job, ColumnWork<T>& work) {
         lone += kLoneLanes;
       }
       weight += group_channels;
-      sums += kOutputs;
+      sums += sums_pitch;
     } while (--filters != 0);
   }
   work.activation += kChannels * channel_pitch;
@@ -314,8 +315,10 @@ void accumulate_columns(ColumnsJob& shared) {
   const std::int64_t begin = (job.begin_wanted - job.first_filter_group) * job.group_filters;
   const std::int64_t end = (job.end_wanted - job.first_filter_group) * job.group_filters;
   constexpr std::int64_t kOutputs = kVectors * V::kLanes;
-  for (std::int64_t i = begin * kOutputs; i < end * kOutputs; i += V::kLanes) {
-    V::store(job.sums + i, V::zero());
+  for (std::int64_t i = begin; i < end; ++i) {
+    for (int v = 0; v < kVectors; ++v) {
+      V::store(job.sums + i * job.sums_pitch + v * V::kLanes, V::zero());
+    }
   }
   if constexpr (kLone) {
     for (std::int64_t i = begin * kLoneLanes; i < end * kLoneLanes; i += E::kLanes) {
@@ -352,7 +355,11 @@ void accumulate_columns(ColumnsJob& shared) {
         const bool exists = first + i < end;
         lanes[i] = exists ? E::load(job.lone_lanes + (first + i) * kLoneLanes) : E::zero();
       }
-      E::store(job.lone_sums + first, E::sum_lanes(lanes));
+      float sums[E::kBatch];
+      E::store(sums, E::sum_lanes(lanes));
+      for (std::int64_t i = 0; i < E::kBatch && first + i < end; ++i) {
+        job.sums[(first + i) * job.sums_pitch + kOutputs] = sums[i];
+      }
     }
   }
   shared.ran = L1SPARSE_KERNEL_ISA;
