@@ -159,9 +159,10 @@ void plan_bands(const Conv2dProblem& problem, std::int64_t threads, Plan* plan) 
   }
   plan->band_rows = ceil_div(problem.out_h, plan->bands_y);
   plan->bands_y = ceil_div(problem.out_h, plan->band_rows);
-  plan->band_cols = plan->bands_x == 1
-                        ? problem.out_w
-                        : round_up(ceil_div(problem.out_w, plan->bands_x), plan->widest);
+  // Bands of whole widest tiles, unless threads would get uneven shares.
+  const std::int64_t step = bands < 4 * threads && threads > 1 ? plan->unit : plan->widest;
+  plan->band_cols =
+      plan->bands_x == 1 ? problem.out_w : round_up(ceil_div(problem.out_w, plan->bands_x), step);
   plan->bands_x = ceil_div(problem.out_w, plan->band_cols);
 }
 
