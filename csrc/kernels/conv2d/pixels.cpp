@@ -19,6 +19,8 @@ constexpr std::int64_t kBandBytes = 512 * 1024;
 constexpr std::int64_t kMinBandOutputs = 96;
 // Each part of the filters gathers the input again, so a part should be worth it.
 constexpr std::int64_t kMinPartFilters = 32;
+// Outputs below which an image counts as small.
+constexpr std::int64_t kSmallMap = 512;
 // Where a filter has few columns to sum up, the last step is much of the work. Every filter's
 // outputs lie on memory pages of their own, so it then takes about so many outputs together.
 constexpr std::int64_t kFewColumns = 32;
@@ -46,6 +48,7 @@ struct Plan {
   std::int64_t band_rows, band_cols;
   std::int64_t bands_y, bands_x;
   std::int64_t filters;  // of a convolution group
+  bool shares_filters;
   std::int64_t part_filters, filter_parts;
   std::int64_t items, slots;   // pieces of work; workspaces, each used by one thread at a time
   std::int64_t widest;         // outputs of the widest tile
@@ -128,6 +131,17 @@ Source choose_source(const Conv2dProblem& problem, const Conv2dKernels& kernels)
   return bits && holds_phase ? Source::by_phase : Source::by_tap;
 }
 
+// Whether threads take filters even where there are bands for all: bands of a small map meet in the
+// same cache lines of every filter's outputs, and parts of the filters cost nothing where no input
+// is gathered.
+bool shares_filters(const Conv2dProblem& problem, const Plan& plan, std::int64_t threads) {
+  const std::int64_t filters = problem.weight.shape.out_channels / problem.groups;
+  return threads > 1 && plan.source == Source::in_place &&
+         checked_mul(problem.out_h, problem.out_w) < kSmallMap &&
+         filters >= checked_mul(threads, 2 * kMinPartFilters) &&
+         checked_mul(problem.batch, problem.groups) % threads != 0;
+}
+
 void plan_bands(const Conv2dProblem& problem, std::int64_t threads, Plan* plan) {
   const auto fits = [&](std::int64_t rows, std::int64_t cols) {
     return band_floats(problem, *plan, rows, cols) <= kBandBytes / kFloatBytes;
@@ -148,7 +162,7 @@ void plan_bands(const Conv2dProblem& problem, std::int64_t threads, Plan* plan) 
   const std::int64_t images = checked_mul(problem.batch, problem.groups);
   const std::int64_t outputs = checked_mul(problem.out_h, problem.out_w);
   const std::int64_t bands = checked_mul(plan->bands_x, plan->bands_y);
-  if (threads > 1 && images % threads != 0 && bands < 4 * threads &&
+  if (threads > 1 && !plan->shares_filters && images % threads != 0 && bands < 4 * threads &&
       outputs >= kMinBandOutputs * round_up(bands, threads)) {
     const std::int64_t wanted = round_up(bands, threads);
     if (plan->bands_x == 1 && problem.out_h >= wanted) {
@@ -173,6 +187,7 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pl
   const PixelTiles& tiles = grid.channels > 4 ? kernels.pixel_tiles : kernels.narrow_tiles;
   plan_tiles(tiles, plan);
   plan->source = choose_source(problem, kernels);
+  plan->shares_filters = shares_filters(problem, *plan, threads);
   plan_bands(problem, threads, plan);
   if (plan->source == Source::by_phase && plan->bands_x > 1) {
     plan->source = Source::by_tap;
@@ -183,8 +198,8 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pl
   plan->filters = shape.out_channels / problem.groups;
   plan->block_filters =
       checked_mul(smaller(problem.weight.block_groups, grid.filter_groups), grid.filters);
-  const std::int64_t parts =
-      larger(smaller(ceil_div(threads, larger(bands, 1)), plan->filters / kMinPartFilters), 1);
+  const std::int64_t wanted = plan->shares_filters ? threads : ceil_div(threads, larger(bands, 1));
+  const std::int64_t parts = larger(smaller(wanted, plan->filters / kMinPartFilters), 1);
   plan->part_filters = round_up(ceil_div(plan->filters, parts), grid.filters);
   plan->filter_parts = ceil_div(plan->filters, plan->part_filters);
   plan->items = checked_mul(bands, plan->filter_parts);
@@ -256,8 +271,9 @@ struct Item {
 
 Item item_at(const Plan& plan, const Conv2dProblem& problem, std::int64_t index) {
   Item item;
-  const std::int64_t part = index % plan.filter_parts;
-  index /= plan.filter_parts;
+  const std::int64_t bands = plan.items / plan.filter_parts;
+  const std::int64_t part = index / bands;
+  index %= bands;
   item.out_x = index % plan.bands_x * plan.band_cols;
   index /= plan.bands_x;
   item.out_y = index % plan.bands_y * plan.band_rows;
