@@ -244,16 +244,13 @@ const char* run_item(const Run& run, std::int64_t index, char* slot) {
   return ran;
 }
 
-// Each slot takes an even, contiguous share of the items.
 void run_slot(void* context, std::int64_t slot) {
   const Run& run = *static_cast<const Run*>(context);
   const Plan& plan = run.plan;
   char* memory = run.workspace + plan.slots_at + slot * plan.slot_bytes;
-  const std::int64_t share = plan.items / plan.slots, extra = plan.items % plan.slots;
-  const std::int64_t begin = slot * share + smaller(slot, extra);
-  const std::int64_t end = begin + share + (slot < extra ? 1 : 0);
+  const Share share = share_of(plan.items, plan.slots, slot);
   const char* ran = nullptr;
-  for (std::int64_t i = begin; i < end; ++i) ran = run_item(run, i, memory);
+  for (std::int64_t i = share.begin; i < share.end; ++i) ran = run_item(run, i, memory);
   if (slot == 0 && run.ran != nullptr) *run.ran = ran;
 }
 

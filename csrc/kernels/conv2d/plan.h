@@ -26,6 +26,17 @@ PanelAxis plan_axis(std::int64_t outputs, std::int64_t stride, std::int64_t kern
 std::int64_t axis_extent_bound(std::int64_t outputs, std::int64_t kernel, std::int64_t dilation,
                                std::int64_t stride);
 
+// Items begin .. end - 1, of `items`, that belong to one of `slots` slots: an even, contiguous share.
+struct Share {
+  std::int64_t begin, end;
+};
+
+inline Share share_of(std::int64_t items, std::int64_t slots, std::int64_t slot) {
+  const std::int64_t share = items / slots, extra = items % slots;
+  const std::int64_t begin = slot * share + smaller(slot, extra);
+  return {begin, begin + share + (slot < extra ? 1 : 0)};
+}
+
 // The last step's job for outputs from (filter, out_y, out_x) of an image on; sums and extents are
 // left to the caller.
 FinishJob finish_job(const Conv2dProblem& problem, const Conv2dTensors& tensors, std::int64_t image,
