@@ -26,7 +26,7 @@ PanelAxis plan_axis(std::int64_t outputs, std::int64_t stride, std::int64_t kern
 std::int64_t axis_extent_bound(std::int64_t outputs, std::int64_t kernel, std::int64_t dilation,
                                std::int64_t stride);
 
-// Items begin .. end - 1, of `items`, that belong to one of `slots` slots: an even, contiguous share.
+// The items begin .. end - 1 of one of `slots` slots: an even, contiguous share.
 struct Share {
   std::int64_t begin, end;
 };
