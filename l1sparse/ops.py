@@ -18,6 +18,7 @@ from torch.nn.grad import conv2d_input
 from l1sparse import _C as _C  # importing it registers the operators
 from l1sparse.format import GroupShape, PackedInfo
 from l1sparse.group_mask import expand_group_mask, nonzero_groups
+from l1sparse.reference import activate
 
 ACTIVATIONS = ("none", "relu", "relu6", "clamp", "hardswish")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -342,12 +343,6 @@ torch.library.register_autograd(
 )
 
 
-def _activate(x: Tensor, activation: str, low: float, high: float) -> Tensor:
-    if activation == "hardswish":
-        return F.hardswish(x)
-    return F.relu6(x) if activation == "relu6" else torch.clamp(x, low, high)
-
-
 def _save_sparse_conv2d(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     input, packed, weight_shape, bias, stride, padding, dilation, groups, residual, act = inputs[
         :10
@@ -374,7 +369,7 @@ def _sparse_conv2d_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]
             input, packed, ctx.weight_shape, bias, ctx.geometry, residual
         ).detach()
         with torch.enable_grad():
-            after = _activate(before.requires_grad_(), *ctx.activation)
+            after = activate(before.requires_grad_(), *ctx.activation)
         (grad,) = torch.autograd.grad(after, before, grad)
     weight = torch.ops.l1sparse.unpack(packed, ctx.weight_shape).to(grad.dtype)
     input_shape = ctx.input_shape if ctx.needs_input_grad[0] else None

@@ -48,6 +48,7 @@ def sparse_conv2d(
     groups: int = 1,
     residual: Tensor | None = None,
     activation: str = "none",
+    clamp: tuple[float, float] = (0.0, 6.0),
 ) -> Tensor:
     """Convolve with the weights that `mask` keeps, then add `residual`, then apply `activation`.
 
@@ -57,10 +58,32 @@ def sparse_conv2d(
         mask: bool, of the weight's shape; False marks a pruned weight.
         bias: ``[O]`` or None.
         residual: of the output's shape, or None.
-        activation: ``"none"`` or ``"relu"``.
+        activation: see `activate`.
+        clamp: see `activate`.
     """
     kept = torch.where(mask, weight, torch.zeros_like(weight))
     output = F.conv2d(input, kept, bias, tuple(stride), tuple(padding), tuple(dilation), groups)
     if residual is not None:
         output = output + residual
-    return torch.relu(output) if activation == "relu" else output
+    return activate(output, activation, *clamp)
+
+
+def activate(x: Tensor, activation: str, low: float = 0.0, high: float = 6.0) -> Tensor:
+    """What `l1sparse.sparse_conv2d` does to its output last.
+
+    Args:
+        x: any shape, floating point.
+        activation: ``"none"``, ``"relu"``, ``"relu6"``, ``"clamp"`` or ``"hardswish"``.
+        low: least output of ``"clamp"``.
+        high: greatest output of ``"clamp"``.
+
+    Raises:
+        KeyError: if `activation` is unknown.
+    """
+    return {
+        "none": lambda: x,
+        "relu": lambda: torch.relu(x),
+        "relu6": lambda: F.relu6(x),
+        "clamp": lambda: torch.clamp(x, low, high),
+        "hardswish": lambda: F.hardswish(x),
+    }[activation]()

@@ -25,7 +25,7 @@ PYTHON = {
     "format": set(),
     "group_mask": {"format"},
     "reference": {"format", "group_mask"},
-    "ops": {"_C", "format", "group_mask"},
+    "ops": {"_C", "format", "group_mask", "reference"},
     "build": {"_C"},
     "nn": {"nn", "ops", "format", "group_mask"},
     "prune": {"prune", "ops", "format", "group_mask"},

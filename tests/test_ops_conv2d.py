@@ -311,11 +311,12 @@ def test_nan_and_infinity_are_as_dense_where_kept_and_nothing_where_pruned(
     torch.testing.assert_close(output.double(), expected, equal_nan=True, rtol=1e-5, atol=1e-5)
 
 
-def test_the_reference_is_dense_convolution_with_a_masked_weight() -> None:
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_reference_is_dense_convolution_with_a_masked_weight(activation: str) -> None:
     input, weight = torch.randn(2, 6, 7, 7).double(), torch.randn(4, 3, 3, 3).double()
     mask, residual = torch.rand(4, 3, 3, 3) < 0.5, torch.randn(2, 4, 4, 4).double()
     output = reference.sparse_conv2d(
-        input, weight, mask, None, (2, 2), (1, 1), (1, 1), 2, residual, "relu"
+        input, weight, mask, None, (2, 2), (1, 1), (1, 1), 2, residual, activation, CLAMP
     )
-    expected = (F.conv2d(input, weight * mask, None, 2, 1, 1, 2) + residual).relu()
+    expected = ACTIVATE[activation](F.conv2d(input, weight * mask, None, 2, 1, 1, 2) + residual)
     torch.testing.assert_close(output, expected)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -219,3 +220,31 @@ def test_masked_weight_takes_no_part_of_a_pruned_nan() -> None:
     assert torch.equal(layer.state_dict()["weight"][:, :8], expected)
     outputs: list[Tensor] = [layer.train(mode)(torch.randn(1, 16, 3, 3)) for mode in (True, False)]
     assert all(output.isfinite().all() for output in outputs)
+
+
+def test_many_threads_may_call_one_module_at_once() -> None:
+    layer = SparseConv2d(32, 48, 3, padding=1).eval()
+    layer.mask &= torch.rand(layer.mask.shape) < 0.3
+    inputs = [torch.randn(1, 32, size, size) for size in (7, 13, 20, 28)] * 6
+
+    def call(input: Tensor) -> Tensor:
+        with torch.no_grad():
+            return layer(input)
+
+    with ThreadPoolExecutor(8) as threads:  # all meet where the weight is packed, at the first call
+        outputs = list(threads.map(call, inputs))
+    assert all(torch.equal(a, call(x)) for a, x in zip(outputs, inputs, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_module_of_16_bits_runs_on_the_native_kernels(dtype: torch.dtype) -> None:
+    layer = SparseConv2d(16, 8, 3, dtype=dtype).eval()
+    layer.mask[:, 0] = False
+    input = torch.randn(2, 16, 9, 9).to(dtype)
+    input[:, :8] = torch.nan  # the dense convolution would let it through
+    with torch.no_grad():
+        output = layer(input)
+    weight, bias = layer.masked_weight().double(), layer.bias.double()
+    expected = F.conv2d(input.double().nan_to_num(), weight, bias)
+    assert output.dtype == dtype
+    torch.testing.assert_close(output.double(), expected, rtol=torch.finfo(dtype).eps, atol=1e-3)

@@ -118,7 +118,7 @@ struct PlanesJob {
   std::int64_t row_pitch;    // floats from one panel row to the next
   std::int64_t plane_pitch;  // floats from one plane to the next
   float* planes;
-  float* lines;  // scratch of plane_lines * line_pitch floats
+  float* lines;  // scratch of kPlaneLines * line_pitch floats
   std::int64_t line_pitch;
 };
 

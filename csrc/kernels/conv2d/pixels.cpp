@@ -6,8 +6,7 @@
 // activations are brought to registers column by column, and every filter of the block that kept
 // the column adds its products to its sums. The sums of a tile and block stay in the nearest
 // cache and are finished into the output. Where outputs and inputs of a channel already lie alike,
-// the input is read in place. Bands, and
-// ranges of filter blocks where bands are few, are what threads share out.
+// the input is read in place. Bands, or ranges of filters, are what threads share out.
 #include "kernels/conv2d/plan.h"
 
 namespace l1sparse {
@@ -205,7 +204,7 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pl
   plan->items = checked_mul(bands, plan->filter_parts);
   plan->slots = smaller(threads, plan->items);
 
-  // Elsewhere the lone outputs' own last step costs more than they save.
+  // Over several tiles the lone outputs cost as much as they save (docs/kernels.md).
   const std::int64_t outputs = plan->band_rows * plan->band_cols;
   const bool fits = tiles.with_lone != nullptr && tiles.with_lone->outputs == outputs;
   plan->with_lone = fits ? tiles.with_lone : nullptr;
