@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Channel-group pruning of convolutional networks, and kernels that make it pay.
 
-Prune with `l1sparse.prune`, turn the result into a fast network with `accelerate`, write it with
-`save`. `SparseConv2d` is the layer, `sparse_conv2d` the operator beneath it.
+Prune with `prune` (and the parts of `l1sparse.pruning`), turn the result into a fast network with
+`accelerate`, write it with `save`. `SparseConv2d` is the layer, `sparse_conv2d` the operator
+beneath it.
 """
 
 from l1sparse.build import build_info, force_arch_from_environment
@@ -10,6 +11,7 @@ from l1sparse.convert import LayerChoice, accelerate, layer_choices, load, save
 from l1sparse.format import GroupShape, PackedInfo
 from l1sparse.nn import SparseConv2d
 from l1sparse.ops import group_l1_norm, pack, packed_info, sparse_conv2d, unpack
+from l1sparse.pruning import prune
 
 force_arch_from_environment()
 
@@ -25,6 +27,7 @@ __all__ = [
     "load",
     "pack",
     "packed_info",
+    "prune",
     "save",
     "sparse_conv2d",
     "unpack",

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from l1sparse.convert import accelerate, layer_choices, load, save
 from l1sparse.convert.dense import dense_variants
 from l1sparse.convert.measure import Timing, alternate
-from l1sparse.prune import (
+from l1sparse.pruning import (
     LayerPlan,
     PrunePlan,
     PruneResult,
@@ -31,7 +31,7 @@ from l1sparse.prune import (
     pruned_share,
     split_layers,
 )
-from l1sparse.prune import prune as prune_network
+from l1sparse.pruning import prune as prune_network
 from l1sparse.train import DigitsNet, Trainer, load_digits
 
 GROUP = (1, 8)

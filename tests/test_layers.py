@@ -28,13 +28,13 @@ PYTHON = {
     "ops": {"_C", "format", "group_mask", "reference"},
     "build": {"_C"},
     "nn": {"nn", "ops", "format", "group_mask"},
-    "prune": {"prune", "ops", "format", "group_mask"},
+    "pruning": {"pruning", "ops", "format", "group_mask"},
     "convert": {"convert", "nn", "ops", "format", "group_mask"},
     "report": {"report"},
     "train": {"train"},
-    "demo": {"convert", "prune", "train"},
+    "demo": {"convert", "pruning", "train"},
     "cli": {"build", "demo", "report"},
-    "__init__": {"build", "convert", "format", "nn", "ops"},
+    "__init__": {"build", "convert", "format", "nn", "ops", "pruning"},
 }
 
 

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 import l1sparse
 from l1sparse import SparseConv2d
 from l1sparse.convert import Timing
-from l1sparse.prune import attach, companion_mask, extend
+from l1sparse.pruning import attach, companion_mask, extend
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from l1sparse import SparseConv2d
 from l1sparse.convert import accelerate as accelerate_function
 from l1sparse.convert import file as file_module
 from l1sparse.convert.measure import Timing
-from l1sparse.prune import attach, extend
+from l1sparse.pruning import attach, extend
 
 
 class Network(nn.Module):

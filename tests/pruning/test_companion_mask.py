@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from l1sparse.prune.mask import (
+from l1sparse.pruning.mask import (
     CompanionMask,
     attach,
     companion_mask,

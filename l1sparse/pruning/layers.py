@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
-from l1sparse.prune.group import zero_weights
-from l1sparse.prune.mask import companion_mask, is_plain, raw_weight
+from l1sparse.pruning.group import zero_weights
+from l1sparse.pruning.mask import companion_mask, is_plain, raw_weight
 
 
 def conv_layers(model: nn.Module) -> dict[str, nn.Conv2d]:

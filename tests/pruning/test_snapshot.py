@@ -5,8 +5,8 @@ import copy
 
 import torch
 
-from l1sparse.prune.mask import attach, extend
-from l1sparse.prune.snapshot import Snapshot
+from l1sparse.pruning.mask import attach, extend
+from l1sparse.pruning.snapshot import Snapshot
 
 
 def test_a_snapshot_restores_the_same_state_again_and_again(trained) -> None:

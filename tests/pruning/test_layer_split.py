@@ -4,8 +4,8 @@ from __future__ import annotations
 import pytest
 
 from l1sparse.format import GroupShape
-from l1sparse.prune.sensitivity import LayerSensitivity, order_layers
-from l1sparse.prune.split import LayerSplit, split_layers
+from l1sparse.pruning.sensitivity import LayerSensitivity, order_layers
+from l1sparse.pruning.split import LayerSplit, split_layers
 
 
 def record(name: str, sensitivity: float | None) -> LayerSensitivity:

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from l1sparse.format import GroupShape
-from l1sparse.prune.checks import Side, check_alpha, check_share, check_side
-from l1sparse.prune.group import group_norms, group_sizes
-from l1sparse.prune.sparsity import select_by_sparsity
-from l1sparse.prune.split import LayerSplit
-from l1sparse.prune.threshold import (
+from l1sparse.pruning.checks import Side, check_alpha, check_share, check_side
+from l1sparse.pruning.group import group_norms, group_sizes
+from l1sparse.pruning.sparsity import select_by_sparsity
+from l1sparse.pruning.split import LayerSplit
+from l1sparse.pruning.threshold import (
     Selection,
     claims_threshold,
     limit_selection,

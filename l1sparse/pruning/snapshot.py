@@ -10,7 +10,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from l1sparse.prune.callables import TrainingState
+from l1sparse.pruning.callables import TrainingState
 
 
 class Snapshot:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from l1sparse.prune.checks import Side, check_alpha, check_side, checked_mask
-from l1sparse.prune.group import prunable_groups
+from l1sparse.pruning.checks import Side, check_alpha, check_side, checked_mask
+from l1sparse.pruning.group import prunable_groups
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from l1sparse.format import GroupShape
 from l1sparse.group_mask import as_grid_mask, expand_group_mask
-from l1sparse.prune.group import pruned_weights
+from l1sparse.pruning.group import pruned_weights
 
 
 class CompanionMask(nn.Module):

@@ -5,11 +5,11 @@ In the order of use: `conv_layers`, `record_activations`, `measure_sensitivity`,
 `PrunePlan`, `prune`, `detach_all`. The parts beneath are pure functions on norms and masks.
 """
 
-from l1sparse.prune.checks import Side
-from l1sparse.prune.group import group_norms, group_sizes
-from l1sparse.prune.layers import conv_layers, pruned_share, unprunable_reason
-from l1sparse.prune.loop import prune
-from l1sparse.prune.mask import (
+from l1sparse.pruning.checks import Side
+from l1sparse.pruning.group import group_norms, group_sizes
+from l1sparse.pruning.layers import conv_layers, pruned_share, unprunable_reason
+from l1sparse.pruning.loop import prune
+from l1sparse.pruning.mask import (
     CompanionMask,
     attach,
     companion_mask,
@@ -17,22 +17,22 @@ from l1sparse.prune.mask import (
     detach_all,
     extend,
 )
-from l1sparse.prune.result import LayerRecord, PruneResult, PruneStep
-from l1sparse.prune.schedule import LayerPlan, PrunePlan
-from l1sparse.prune.sensitivity import (
+from l1sparse.pruning.result import LayerRecord, PruneResult, PruneStep
+from l1sparse.pruning.schedule import LayerPlan, PrunePlan
+from l1sparse.pruning.sensitivity import (
     LayerSensitivity,
     SensitivityPoint,
     measure_sensitivity,
     order_layers,
 )
-from l1sparse.prune.sparsity import select_by_sparsity, select_globally
-from l1sparse.prune.split import KeptLayer, LayerSplit, split_layers
-from l1sparse.prune.statistics import (
+from l1sparse.pruning.sparsity import select_by_sparsity, select_globally
+from l1sparse.pruning.split import KeptLayer, LayerSplit, split_layers
+from l1sparse.pruning.statistics import (
     ActivationStatistics,
     LayerActivations,
     record_activations,
 )
-from l1sparse.prune.threshold import Selection, claims_threshold, select_by_threshold
+from l1sparse.pruning.threshold import Selection, claims_threshold, select_by_threshold
 
 __all__ = [
     "ActivationStatistics",

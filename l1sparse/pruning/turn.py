@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from l1sparse.prune.mask import CompanionMask, extend
-from l1sparse.prune.result import PruneStep, finite_or_none
-from l1sparse.prune.schedule import LayerPlan, PrunePlan, next_step
+from l1sparse.pruning.mask import CompanionMask, extend
+from l1sparse.pruning.result import PruneStep, finite_or_none
+from l1sparse.pruning.schedule import LayerPlan, PrunePlan, next_step
 
 
 @dataclass

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from l1sparse.prune.callables import (
+from l1sparse.pruning.callables import (
     Evaluate,
     Progress,
     Recalibrate,
@@ -18,13 +18,13 @@ from l1sparse.prune.callables import (
     measure_accuracy,
     silent,
 )
-from l1sparse.prune.layers import pruned_share, unprunable_reason
-from l1sparse.prune.mask import attach
-from l1sparse.prune.result import PruneResult, PruneStep, layer_records
-from l1sparse.prune.schedule import PrunePlan
-from l1sparse.prune.sensitivity import LayerSensitivity
-from l1sparse.prune.snapshot import Snapshot
-from l1sparse.prune.turn import LayerTurn
+from l1sparse.pruning.layers import pruned_share, unprunable_reason
+from l1sparse.pruning.mask import attach
+from l1sparse.pruning.result import PruneResult, PruneStep, layer_records
+from l1sparse.pruning.schedule import PrunePlan
+from l1sparse.pruning.sensitivity import LayerSensitivity
+from l1sparse.pruning.snapshot import Snapshot
+from l1sparse.pruning.turn import LayerTurn
 
 
 def prune(

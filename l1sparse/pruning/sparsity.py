@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from l1sparse.prune.checks import Side, check_share, check_side, checked_mask
-from l1sparse.prune.threshold import Selection, falling_order
+from l1sparse.pruning.checks import Side, check_share, check_side, checked_mask
+from l1sparse.pruning.threshold import Selection, falling_order
 
 
 def select_by_sparsity(

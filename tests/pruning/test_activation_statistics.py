@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from l1sparse.prune.statistics import ActivationStatistics, record_activations
+from l1sparse.pruning.statistics import ActivationStatistics, record_activations
 
 
 def test_range_mean_and_zeros_by_hand() -> None:

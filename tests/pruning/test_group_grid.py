@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l1sparse.group_mask import as_grid_mask, expand_group_mask
-from l1sparse.prune.group import (
+from l1sparse.pruning.group import (
     group_norms,
     group_sizes,
     prunable_groups,

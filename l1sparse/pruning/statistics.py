@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l1sparse.prune.result import finite_or_none
+from l1sparse.pruning.result import finite_or_none
 
 
 @dataclass

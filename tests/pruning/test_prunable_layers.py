@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from l1sparse.prune.layers import conv_layers, pruned_share, unprunable_reason
-from l1sparse.prune.mask import attach, extend
+from l1sparse.pruning.layers import conv_layers, pruned_share, unprunable_reason
+from l1sparse.pruning.mask import attach, extend
 
 
 class StandardisedConv2d(nn.Conv2d):

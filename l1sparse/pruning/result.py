@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from l1sparse.prune.group import zero_weights
-from l1sparse.prune.layers import conv_layers
-from l1sparse.prune.split import LayerSplit
+from l1sparse.pruning.group import zero_weights
+from l1sparse.pruning.layers import conv_layers
+from l1sparse.pruning.split import LayerSplit
 
 
 @dataclass(frozen=True)

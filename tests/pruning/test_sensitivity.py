@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from l1sparse.format import GroupShape
-from l1sparse.prune.layers import conv_layers
-from l1sparse.prune.mask import attach, extend, raw_weight
-from l1sparse.prune.sensitivity import measure_sensitivity
+from l1sparse.pruning.layers import conv_layers
+from l1sparse.pruning.mask import attach, extend, raw_weight
+from l1sparse.pruning.sensitivity import measure_sensitivity
 
 NAMES = ["stem", "middle", "last"]
 

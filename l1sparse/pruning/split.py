@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from l1sparse.prune.checks import check_share
-from l1sparse.prune.sensitivity import LayerSensitivity, order_layers
+from l1sparse.pruning.checks import check_share
+from l1sparse.pruning.sensitivity import LayerSensitivity, order_layers
 
 
 @dataclass(frozen=True)

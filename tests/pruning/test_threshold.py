@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from l1sparse.prune.group import group_norms, group_sizes
-from l1sparse.prune.sparsity import select_by_sparsity, select_globally
-from l1sparse.prune.threshold import claims_threshold, limit_selection, select_by_threshold
+from l1sparse.pruning.group import group_norms, group_sizes
+from l1sparse.pruning.sparsity import select_by_sparsity, select_globally
+from l1sparse.pruning.threshold import claims_threshold, limit_selection, select_by_threshold
 
 NAN, INF = float("nan"), float("inf")
 

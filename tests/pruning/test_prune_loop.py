@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from l1sparse.format import GroupShape
-from l1sparse.prune.group import group_norms
-from l1sparse.prune.layers import conv_layers, pruned_share
-from l1sparse.prune.loop import prune
-from l1sparse.prune.mask import attach, companion_mask, detach_all, extend, raw_weight
-from l1sparse.prune.schedule import LayerPlan, PrunePlan
-from l1sparse.prune.sensitivity import LayerSensitivity, measure_sensitivity
-from l1sparse.prune.split import KeptLayer, LayerSplit, split_layers
-from l1sparse.prune.threshold import claims_threshold
+from l1sparse.pruning.group import group_norms
+from l1sparse.pruning.layers import conv_layers, pruned_share
+from l1sparse.pruning.loop import prune
+from l1sparse.pruning.mask import attach, companion_mask, detach_all, extend, raw_weight
+from l1sparse.pruning.schedule import LayerPlan, PrunePlan
+from l1sparse.pruning.sensitivity import LayerSensitivity, measure_sensitivity
+from l1sparse.pruning.split import KeptLayer, LayerSplit, split_layers
+from l1sparse.pruning.threshold import claims_threshold
 
 
 def split_of(*names: str, group: str = "1x4") -> LayerSplit:

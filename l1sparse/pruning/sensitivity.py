@@ -12,13 +12,13 @@ from torch import nn
 
 from l1sparse.format import GroupShape
 from l1sparse.group_mask import expand_group_mask
-from l1sparse.prune.callables import Evaluate, Progress, Recalibrate, measure_accuracy, silent
-from l1sparse.prune.checks import Side, check_share, check_side
-from l1sparse.prune.group import group_norms, group_sizes
-from l1sparse.prune.layers import unprunable_reason
-from l1sparse.prune.mask import companion_mask, raw_weight
-from l1sparse.prune.snapshot import Snapshot
-from l1sparse.prune.sparsity import select_by_sparsity
+from l1sparse.pruning.callables import Evaluate, Progress, Recalibrate, measure_accuracy, silent
+from l1sparse.pruning.checks import Side, check_share, check_side
+from l1sparse.pruning.group import group_norms, group_sizes
+from l1sparse.pruning.layers import unprunable_reason
+from l1sparse.pruning.mask import companion_mask, raw_weight
+from l1sparse.pruning.snapshot import Snapshot
+from l1sparse.pruning.sparsity import select_by_sparsity
 
 
 @dataclass(frozen=True)
