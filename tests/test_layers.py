@@ -27,7 +27,7 @@ PYTHON = {
     "reference": {"format", "group_mask"},
     "ops": {"_C", "format", "group_mask", "reference"},
     "build": {"_C"},
-    "nn": {"nn", "ops", "format", "group_mask"},
+    "nn": {"nn", "ops", "format", "group_mask", "reference"},
     "pruning": {"pruning", "ops", "format", "group_mask"},
     "convert": {"convert", "nn", "ops", "format", "group_mask"},
     "report": {"report"},

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """From a pruned network to a fast one, and to a file and back."""
 
-from l1sparse.convert.accelerate import LayerChoice, accelerate, layer_choices
+from l1sparse.convert.accelerate import accelerate, layer_choices
+from l1sparse.convert.choice import LayerChoice
 from l1sparse.convert.file import load, save
 from l1sparse.convert.measure import Timing, alternate
 

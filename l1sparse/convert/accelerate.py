@@ -3,49 +3,33 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
+from l1sparse.convert.choice import LayerChoice, explain_choices
 from l1sparse.convert.measure import alternate
+from l1sparse.convert.memory_format import FORMATS, set_format, set_sparse_format
 from l1sparse.convert.rewrite import (
     conv_names,
-    following_relu,
     inference_copy,
     make_sparse,
-    traced_and_folded,
+    optimised_graph,
+    sparse_like,
 )
 from l1sparse.format import GroupShape
-from l1sparse.nn import SparseConv2d
+from l1sparse.nn import DenseConv2d, SparseConv2d
 
 GroupLike = GroupShape | Sequence[int] | str
 
-_CHOICES = "_l1sparse_choices"
-
-
-@dataclass(frozen=True)
-class LayerChoice:
-    """What `accelerate` chose for one convolution, and why."""
-
-    name: str
-    group: str
-    density: float
-    """Kept weights over all weights at this group shape, 0 to 1."""
-    dense_ms: float | None
-    """Median time of one call, dense; None where it was not measured: nothing is pruned, or the
-    weight is not float32 on the CPU."""
-    sparse_ms: float | None
-    choice: str
-    """``"sparse"`` or ``"dense"``."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields, as JSON can hold them."""
-        return asdict(self)
+_ROUNDS = 7
+_CHOICES, _FORMAT = "_l1sparse_choices", "_l1sparse_memory_format"
 
 
 def accelerate(
@@ -55,22 +39,26 @@ def accelerate(
 ) -> nn.Module:
     """A copy of a pruned network for fast inference.
 
-    Batch norm is folded into the convolution before it; each convolution with pruned groups runs
-    on the native kernels, with a ReLU that follows it in the same pass, unless the dense
-    convolution was measured to be faster on this machine, at the example's size and the number
-    of threads that torch has now. Outputs stay within 1e-4 of the original's.
+    Batch norm is folded into the convolution before it; ReLU, ReLU6, clamp, Hardswish and the
+    residual add that follow a convolution run in the same pass. Each convolution with pruned
+    groups runs on the native kernels, unless the fastest of torch's own (eager, or oneDNN with
+    its weight reordered once) was measured to be faster on this machine, at the example's size
+    and the number of threads that torch has now. The network as a whole runs as NCHW or
+    channels_last, whichever was measured faster, whatever its input is. Other sizes of input
+    work; they are not measured again. Outputs stay within 1e-4 of the original's.
 
-    A model that `torch.fx` can't trace keeps its batch norms and ReLUs; a warning says so.
+    A model that `torch.fx` can't trace keeps its batch norms and activations as they are, and runs
+    in the example's memory format; a warning says so.
 
     Args:
         model: any module; it is not changed. Its mode does not matter: the copy evaluates.
-        example_input: a batch as the network will get it: the sizes and memory format to
-            measure with.
+        example_input: a batch as the network will get it: the sizes to measure with.
         group: channel-group shape, for all layers or by layer name; a `SparseConv2d` and
             a layer that carries a companion mask keep their own.
 
     Returns:
-        The fast module. `layer_choices` tells what was chosen; `l1sparse.save` writes it.
+        The fast module. `layer_choices` tells what was chosen, and the module's ``explain()``
+        says it as a table; `l1sparse.save` writes the module.
 
     Raises:
         TypeError: if `model` is no module or `example_input` no tensor.
@@ -83,22 +71,26 @@ def accelerate(
     groups = _group_of_each_layer(model, group)
     fast = inference_copy(model)
     try:
-        fast = traced_and_folded(fast)
+        fast = optimised_graph(fast)
     except Exception as error:  # fx raises whatever the model's own code does with a proxy
         warnings.warn(
             f"{type(model).__name__} can't be traced ({error}): its convolutions are replaced, "
-            "but its batch norms are not folded and its ReLUs not fused",
+            "but its batch norms are not folded and nothing is fused with them",
             stacklevel=2,
         )
-    names = conv_names(fast)
-    inputs = _inputs_of(fast, names, example_input)
-    choices = []
-    with torch.no_grad():
-        for name in names:
-            if name in inputs:
-                choices.append(_choose(fast, name, groups[name], inputs[name]))
-    setattr(fast, _CHOICES, choices)
-    return fast
+        return _accelerated(fast, example_input, groups)
+    if example_input.dim() != 4:
+        return _accelerated(fast, example_input, groups)
+    candidates: dict[str, nn.Module] = {}
+    for name in FORMATS:
+        network = copy.deepcopy(fast)
+        set_format(network, name)
+        candidates[name] = _accelerated(network, example_input, groups, name)
+    with torch.inference_mode():
+        times = alternate(
+            {name: partial(network, example_input) for name, network in candidates.items()}
+        )
+    return candidates[min(times, key=lambda name: times[name].median)]
 
 
 def layer_choices(fast: nn.Module) -> list[LayerChoice]:
@@ -113,29 +105,74 @@ def layer_choices(fast: nn.Module) -> list[LayerChoice]:
     return list(choices)
 
 
-def _choose(model: nn.Module, name: str, group: GroupShape, input: Tensor) -> LayerChoice:
-    """Replace the convolution if that is faster; `model` changes then."""
+def memory_format_of(fast: nn.Module) -> str | None:
+    """In which of `FORMATS` the whole of `fast` runs; None where that was not chosen."""
+    return getattr(fast, _FORMAT, None)
+
+
+def _accelerated(
+    fast: nn.Module,
+    example_input: Tensor,
+    groups: dict[str, GroupShape],
+    memory_format: str | None = None,
+) -> nn.Module:
+    """Choose for every convolution of `fast`, which is changed."""
+    names = conv_names(fast)
+    inputs = _inputs_of(fast, names, example_input)
+    sparse_format = torch.preserve_format if memory_format is None else FORMATS[memory_format][0]
+    choices = []
+    with torch.no_grad():
+        for name in names:
+            if name in inputs:
+                choices.append(_choose(fast, name, groups[name], inputs[name], sparse_format))
+    if memory_format is not None:
+        assert isinstance(fast, fx.GraphModule)
+        sparse = {choice.name for choice in choices if choice.choice == "sparse"}
+        set_sparse_format(fast, memory_format, sparse)
+    setattr(fast, _CHOICES, choices)
+    setattr(fast, _FORMAT, memory_format)
+    fast.explain = partial(explain_choices, choices, memory_format)  # type: ignore[assignment]
+    return fast
+
+
+def _choose(
+    model: nn.Module,
+    name: str,
+    group: GroupShape,
+    inputs: tuple[Any, ...],
+    sparse_format: torch.memory_format,
+) -> LayerChoice:
+    """Replace the convolution called `name` by whatever runs it fastest."""
     conv = model.get_submodule(name)
     assert isinstance(conv, nn.Conv2d)
-    sparse = SparseConv2d.from_dense(conv, group)
+    calls: dict[str, Callable[[], Tensor]] = {"dense": partial(conv, *inputs)}
+    if isinstance(conv, DenseConv2d):
+        prepacked = DenseConv2d(conv, conv.activation, conv.clamp, "prepacked")
+        if prepacked.can_be_prepacked(inputs[0]):
+            calls["dense, prepacked"] = partial(prepacked, *inputs)
+    sparse = sparse_like(conv, group)
     density = sparse.density
     native = conv.weight.dtype == torch.float32 and conv.weight.device.type == "cpu"
-    if density == 1.0 or not native:
-        return LayerChoice(name, str(group), density, None, None, "dense")
-    fuse_relu = isinstance(model, fx.GraphModule) and following_relu(model, name) is not None
-
-    def dense_call() -> Tensor:
-        output = conv(input)
-        return torch.relu_(output) if fuse_relu else output
-
-    sparse.activation = "relu" if fuse_relu else "none"
-    sparse.eval().drop_dense_weight()  # as it will run: packed before the clock starts
-    times = alternate({"dense": dense_call, "sparse": lambda: sparse(input)})
-    dense_ms, sparse_ms = times["dense"].median, times["sparse"].median
-    if sparse_ms < dense_ms:
-        make_sparse(model, name, group, fuse_relu).eval().drop_dense_weight()
-    choice = "sparse" if sparse_ms < dense_ms else "dense"
-    return LayerChoice(name, str(group), density, dense_ms, sparse_ms, choice)
+    if density < 1.0 and native:
+        sparse.eval().drop_dense_weight()  # as it will run: packed before the clock starts
+        converted = [
+            x.contiguous(memory_format=sparse_format) if isinstance(x, Tensor) else x
+            for x in inputs
+        ]
+        calls["sparse"] = partial(sparse, *converted)
+    if len(calls) == 1:
+        reason = "nothing is pruned" if density == 1.0 else "not float32 on the CPU"
+        return LayerChoice(name, str(group), density, None, None, "dense", reason)
+    times = {way: timing.median for way, timing in alternate(calls, rounds=_ROUNDS).items()}
+    best = min(times, key=lambda way: times[way])
+    if best == "sparse":
+        make_sparse(model, name, group).eval().drop_dense_weight()
+    elif best != "dense":
+        model.set_submodule(name, prepacked)
+    dense_ms = min(ms for way, ms in times.items() if way != "sparse")
+    sparse_ms = times.get("sparse")
+    reason = "nothing is pruned" if density == 1.0 else "measured faster"
+    return LayerChoice(name, str(group), density, dense_ms, sparse_ms, best.split(",")[0], reason)
 
 
 def _group_of_each_layer(
@@ -160,12 +197,14 @@ def _group_of_each_layer(
     return shapes
 
 
-def _inputs_of(model: nn.Module, names: list[str], example_input: Tensor) -> dict[str, Tensor]:
+def _inputs_of(
+    model: nn.Module, names: list[str], example_input: Tensor
+) -> dict[str, tuple[Any, ...]]:
     """What each convolution gets when the network runs on the example."""
-    inputs: dict[str, Tensor] = {}
+    inputs: dict[str, tuple[Any, ...]] = {}
 
     def remember(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs.setdefault(name, args[0] if args else kwargs["input"])
+        inputs.setdefault(name, args if args else (kwargs["input"],))
 
     handles = [
         model.get_submodule(name).register_forward_pre_hook(

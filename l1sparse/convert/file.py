@@ -3,8 +3,9 @@
 
 Tensors are the network's state dict, with ``<layer>.packed`` in the place of the dense weight of
 every `SparseConv2d`, and of every pruned convolution that runs dense because that is faster. The
-metadata entry ``l1sparse`` is a JSON object: the format's version, whether batch norms were folded,
-each sparse layer's group shape and activation, and the names of the packed dense layers.
+metadata entry ``l1sparse`` is a JSON object: the format's version, whether batch norms were folded
+(and what follows a convolution fused with it), the memory format, each sparse layer's group shape
+and activation, the names of the packed dense layers and of those that oneDNN runs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 
-from l1sparse.convert.accelerate import layer_choices
-from l1sparse.convert.rewrite import inference_copy, make_sparse, traced_and_folded
+from l1sparse.convert.accelerate import layer_choices, memory_format_of
+from l1sparse.convert.memory_format import FORMATS, set_format, set_sparse_format
+from l1sparse.convert.rewrite import inference_copy, make_sparse, optimised_graph
 from l1sparse.format import GroupShape
 from l1sparse.group_mask import nonzero_groups
-from l1sparse.nn import SparseConv2d
-from l1sparse.nn.sparse_conv2d import MODULE_ACTIVATIONS
-from l1sparse.ops import pack, unpack
+from l1sparse.nn import DenseConv2d, SparseConv2d
+from l1sparse.ops import ACTIVATIONS, pack, unpack
 
 _METADATA = "l1sparse"
 _VERSION = 1
@@ -72,6 +74,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     description = {
         "version": _VERSION,
         "folded": isinstance(model, fx.GraphModule),
+        "memory_format": memory_format_of(model),
+        "prepacked": _prepacked_names(model),
         "dense": dense,
         "layers": {
             name: {"group": layer.group.as_list(), "activation": layer.activation}
@@ -96,18 +100,25 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         ValueError: if the file is damaged or foreign, or does not fit `model`; the message says
             in what.
     """
-    tensors, folded, layers, dense = _read(Path(path))
+    tensors, description = _read(Path(path))
     result = inference_copy(model)
-    if folded:
-        result = traced_and_folded(result)
+    memory_format = description.memory_format
+    if description.folded:
+        result = optimised_graph(result)
+        if memory_format is not None:
+            set_format(result, memory_format)
     try:
-        for name in dense:
+        for name in description.dense:
             key = f"{name}.packed"
             if key not in tensors:
                 raise ValueError(f"{key} is missing")
             tensors[f"{name}.weight"] = unpack(tensors.pop(key).clone())
-        for name, (group, activation) in layers.items():
-            make_sparse(result, name, group, activation == "relu").eval().drop_dense_weight()
+        for name, group in description.layers.items():
+            make_sparse(result, name, group).eval().drop_dense_weight()
+        for name in description.prepacked:
+            _run_prepacked(result, name)
+        if memory_format is not None and isinstance(result, fx.GraphModule):
+            set_sparse_format(result, memory_format, set(description.layers))
         result.load_state_dict(tensors, strict=True)
     except (RuntimeError, ValueError) as error:
         raise ValueError(
@@ -116,11 +127,27 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     return result
 
 
+def _prepacked_names(model: nn.Module) -> list[str]:
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, DenseConv2d) and module.way == "prepacked"
+    ]
+
+
+def _run_prepacked(model: nn.Module, name: str) -> None:
+    conv = dict(model.named_modules()).get(name)
+    if not isinstance(conv, DenseConv2d):
+        raise ValueError(f"layer {name!r}: is {type(conv).__name__}, expected nn.Conv2d")
+    conv.way = "prepacked"
+
+
 def _is_worth_packing(model: nn.Module, name: str, group: GroupShape) -> bool:
     conv = model.get_submodule(name)
-    if type(conv) is not nn.Conv2d:
+    if type(conv) not in (nn.Conv2d, DenseConv2d):
         return False
     weight = conv.weight
+    assert isinstance(weight, Tensor)
     if weight.dtype != torch.float32 or weight.device.type != "cpu":
         return False
     return bool(nonzero_groups(weight, group).float().mean() < _WORTH_PACKING)
@@ -153,11 +180,22 @@ def _write_whole(tensors: dict[str, Tensor], metadata: dict[str, str], path: Pat
         raise
 
 
-def _read(
-    path: Path,
-) -> tuple[dict[str, Tensor], bool, dict[str, tuple[GroupShape, str]], list[str]]:
-    """Tensors; whether batch norms were folded; each sparse layer's group and activation; and the
-    dense layers whose weight is packed."""
+@dataclass(frozen=True)
+class _Description:
+    """What the metadata say."""
+
+    folded: bool
+    """Whether the network was traced: batch norms folded, activations and residuals fused."""
+    memory_format: str | None
+    layers: dict[str, GroupShape]
+    """Each sparse layer's group."""
+    dense: list[str]
+    """Dense layers whose weight is packed."""
+    prepacked: list[str]
+    """Dense layers that oneDNN runs with their weight reordered."""
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], _Description]:
     with open(path, "rb"):
         pass  # a missing file, a folder, no permission: Python's error names the path
     try:
@@ -171,24 +209,30 @@ def _read(
     if _METADATA not in metadata:
         raise ValueError(f"path: {str(path)!r} was not written by l1sparse.save()")
     try:
-        folded, layers, dense = _parse(json.loads(metadata[_METADATA]))
+        description = _parse(json.loads(metadata[_METADATA]))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"path: {str(path)!r} has an l1sparse description that can't be read: {error!r}"
         ) from None
-    return tensors, folded, layers, dense
+    return tensors, description
 
 
-def _parse(description: Any) -> tuple[bool, dict[str, tuple[GroupShape, str]], list[str]]:
+def _parse(description: Any) -> _Description:
     if description["version"] != _VERSION:
         raise ValueError(f"format version {description['version']!r}, expected {_VERSION}")
-    layers = {
-        name: (GroupShape.of(layer["group"]), layer["activation"])
-        for name, layer in description["layers"].items()
-    }
-    for name, (_, activation) in layers.items():
-        if activation not in MODULE_ACTIVATIONS:
+    layers = {name: GroupShape.of(layer["group"]) for name, layer in description["layers"].items()}
+    for name, layer in description["layers"].items():
+        if layer["activation"] not in ACTIVATIONS:
             raise ValueError(
-                f"activation of {name!r} is {activation!r}, expected {MODULE_ACTIVATIONS}"
+                f"activation of {name!r} is {layer['activation']!r}, expected {ACTIVATIONS}"
             )
-    return bool(description["folded"]), layers, [str(name) for name in description["dense"]]
+    memory_format = description.get("memory_format")
+    if memory_format is not None and memory_format not in FORMATS:
+        raise ValueError(f"memory_format is {memory_format!r}, expected {tuple(FORMATS)}")
+    return _Description(
+        folded=bool(description["folded"]),
+        memory_format=memory_format,
+        layers=layers,
+        dense=[str(name) for name in description["dense"]],
+        prepacked=[str(name) for name in description.get("prepacked", [])],
+    )

@@ -10,17 +10,13 @@ from __future__ import annotations
 import copy
 from collections import Counter
 
-import torch
-import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx.experimental.optimization import fuse
 from torch.nn.utils import parametrize
 
+from l1sparse.convert.fuse import fuse_epilogues
 from l1sparse.format import GroupShape
-from l1sparse.nn import SparseConv2d
-
-_RELU_FUNCTIONS = (torch.relu, torch.relu_, F.relu, F.relu_)
-_RELU_METHODS = ("relu", "relu_")
+from l1sparse.nn import DenseConv2d, SparseConv2d
 
 
 def inference_copy(model: nn.Module) -> nn.Module:
@@ -59,48 +55,55 @@ def traced_and_folded(model: nn.Module) -> fx.GraphModule:
     return folded
 
 
-def conv_names(model: nn.Module) -> list[str]:
-    """Names of the modules that are plain `nn.Conv2d`, and so can be replaced."""
-    return [name for name, module in model.named_modules() if type(module) is nn.Conv2d]
+def optimised_graph(model: nn.Module) -> fx.GraphModule:
+    """Trace `model`, fold batch norms, and give convolutions their residuals and activations.
 
+    Every convolution of the result is a `DenseConv2d`, under the name it had.
 
-def following_relu(model: fx.GraphModule, name: str) -> fx.Node | None:
-    """The ReLU that is the only user of the module called `name`, if there is one."""
-    calls = [n for n in model.graph.nodes if n.op == "call_module" and n.target == name]
-    if len(calls) != 1 or len(calls[0].users) != 1:
-        return None
-    (user,) = calls[0].users
-    is_relu = (
-        (user.op == "call_module" and type(model.get_submodule(user.target)) is nn.ReLU)
-        or (user.op == "call_function" and user.target in _RELU_FUNCTIONS)
-        or (user.op == "call_method" and user.target in _RELU_METHODS)
-    )
-    return user if is_relu else None
-
-
-def make_sparse(model: nn.Module, name: str, group: GroupShape, fuse_relu: bool) -> SparseConv2d:
-    """Replace the convolution called `name` by a `SparseConv2d`, ReLU fused if wanted.
+    Args:
+        model: in evaluation mode; it may share modules with the result.
 
     Raises:
-        ValueError: if there is no such convolution, or no ReLU to fuse.
+        Exception: whatever `torch.fx` raises where the model can't be traced.
+    """
+    graph = traced_and_folded(model)
+    fuse_epilogues(graph)
+    return graph
+
+
+def conv_names(model: nn.Module) -> list[str]:
+    """Names of the convolutions that can be replaced."""
+    return [name for name, module in model.named_modules() if _is_replaceable(module)]
+
+
+def make_sparse(model: nn.Module, name: str, group: GroupShape) -> SparseConv2d:
+    """Replace the convolution called `name` by a `SparseConv2d` that has the same epilogue.
+
+    Raises:
+        ValueError: if there is no such convolution.
     """
     conv = dict(model.named_modules()).get(name)
-    if isinstance(conv, SparseConv2d) and (conv.activation == "relu") == fuse_relu:
-        return conv  # it applies its own ReLU, and so `inference_copy` left it as it was
-    if conv is None or type(conv) is not nn.Conv2d:
+    if isinstance(conv, SparseConv2d):
+        return conv  # it applies an activation of its own, and so `inference_copy` left it
+    if conv is None or not _is_replaceable(conv):
         raise ValueError(f"layer {name!r}: is {type(conv).__name__}, expected nn.Conv2d")
-    sparse = SparseConv2d.from_dense(conv, group)
-    if fuse_relu:
-        relu = following_relu(model, name) if isinstance(model, fx.GraphModule) else None
-        if relu is None:
-            raise ValueError(f"layer {name!r}: is not followed by a ReLU, expected one to fuse")
-        sparse.activation = "relu"
-        relu.replace_all_uses_with(relu.all_input_nodes[0])
-        model.graph.erase_node(relu)  # type: ignore[union-attr, operator]
-        model.recompile()  # type: ignore[operator]
-        model.delete_all_unused_submodules()  # type: ignore[operator]
+    sparse = sparse_like(conv, group)
     model.set_submodule(name, sparse)
     return sparse
+
+
+def sparse_like(conv: nn.Module, group: GroupShape) -> SparseConv2d:
+    """A `SparseConv2d` that computes what `conv` does, a plain convolution or a `DenseConv2d`."""
+    assert isinstance(conv, nn.Conv2d)
+    if not isinstance(conv, DenseConv2d):
+        return SparseConv2d.from_dense(conv, group)
+    sparse = SparseConv2d.from_dense(conv.to_plain(), group)
+    sparse.activation, sparse.clamp = conv.activation, conv.clamp
+    return sparse
+
+
+def _is_replaceable(module: nn.Module) -> bool:
+    return type(module) in (nn.Conv2d, DenseConv2d)
 
 
 def _give_own_class(module: nn.Module) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from l1sparse.format import GroupShape
 from l1sparse.group_mask import as_grid_mask, expand_group_mask, nonzero_groups
+from l1sparse.nn.epilogue import apply_epilogue, check_activation, is_fusable
 from l1sparse.nn.packed_copy import PackedCopy
 from l1sparse.nn.packed_function import PackedConv2dFunction
 from l1sparse.ops import (
@@ -22,9 +23,6 @@ from l1sparse.ops import (
     same_padding,
     unpack,
 )
-
-# Those of `l1sparse.ops.ACTIVATIONS` that the module applies and files can name.
-MODULE_ACTIVATIONS = ("none", "relu")
 
 
 class SparseConv2d(nn.Conv2d):
@@ -61,7 +59,8 @@ class SparseConv2d(nn.Conv2d):
         dtype: see there.
         group: channel-group shape: filters and consecutive input channels that share one
             keep/prune decision.
-        activation: ``"none"`` or ``"relu"``, applied to the output at no extra pass.
+        activation: one of `l1sparse.ops.ACTIVATIONS`, applied to the output at no extra pass.
+        clamp: least and greatest output of activation ``"clamp"``.
     """
 
     mask: Tensor
@@ -82,6 +81,7 @@ class SparseConv2d(nn.Conv2d):
         dtype: torch.dtype | None = None,
         group: GroupShape | Sequence[int] | str = (1, 8),
         activation: str = "none",
+        clamp: tuple[float, float] = (0.0, 6.0),
     ) -> None:
         super().__init__(
             in_channels,
@@ -96,12 +96,10 @@ class SparseConv2d(nn.Conv2d):
             device,
             dtype,
         )
-        if activation not in MODULE_ACTIVATIONS:
-            raise ValueError(
-                f"activation: got {activation!r}, expected one of {MODULE_ACTIVATIONS}"
-            )
+        check_activation(activation, clamp)
         self.group = GroupShape.of(group)
         self.activation = activation
+        self.clamp = clamp
         self.weight_shape = tuple(self.weight.shape)
         grid = self.group.grid(self.weight_shape)
         mask = torch.ones(grid, dtype=torch.bool, device=self.weight.device)
@@ -226,14 +224,21 @@ class SparseConv2d(nn.Conv2d):
             self._cache = None
         return self
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Convolve: the packed weight in evaluation, the dense masked weight in training."""
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Convolve: the packed weight in evaluation, the dense masked weight in training.
+
+        Args:
+            input: as in `nn.Conv2d`.
+            residual: added to the output before the activation.
+        """
         if self.weight is not None and (self.training or not self._is_native(input)):
             output = self._conv_forward(input, self.masked_weight(), self.bias)
-            return torch.relu(output) if self.activation == "relu" else output
+            return apply_epilogue(output, residual, self.activation, self.clamp)
         if input.dim() == 3:
-            return self._packed_forward(input.unsqueeze(0)).squeeze(0)
-        return self._packed_forward(input)
+            if residual is not None:
+                residual = residual.unsqueeze(0)
+            return self._packed_forward(input.unsqueeze(0), residual).squeeze(0)
+        return self._packed_forward(input, residual)
 
     def train(self, mode: bool = True) -> SparseConv2d:
         """As `nn.Module.train`; edits made through ``weight.data`` are seen from here on."""
@@ -245,6 +250,8 @@ class SparseConv2d(nn.Conv2d):
         """`nn.Conv2d`'s, and the group shape, density and activation."""
         density = "" if self.mask.device.type == "meta" else f", density={self.density:.4f}"
         activation = "" if self.activation == "none" else f", activation={self.activation}"
+        if self.activation == "clamp":
+            activation += f", clamp={self.clamp}"
         return f"{super().extra_repr()}, group={self.group}{density}{activation}"
 
     def _is_native(self, input: Tensor) -> bool:
@@ -258,18 +265,47 @@ class SparseConv2d(nn.Conv2d):
     def _full_mask(self) -> Tensor:
         return expand_group_mask(self.mask, self.weight_shape, self.group)
 
-    def _packed_forward(self, input: Tensor) -> Tensor:
+    def _packed_forward(self, input: Tensor, residual: Tensor | None) -> Tensor:
         input, padding = self._pad(input)
         geometry = (self.stride, padding, self.dilation, self.groups)
         packed = self.packed_weight()
-        if self.weight is not None and torch.is_grad_enabled() and self.weight.requires_grad:
-            output: Tensor = PackedConv2dFunction.apply(
-                input, self.weight, self.bias, self._full_mask(), packed, geometry, self.activation
+        trains = self.weight is not None and torch.is_grad_enabled() and self.weight.requires_grad
+        if trains and residual is None and self.activation in ("none", "relu"):
+            return self._trainable(input, packed, geometry, self.activation)
+        if trains:
+            output = self._trainable(input, packed, geometry, "none")
+        elif residual is None or is_fusable(residual, input, self._output_shape(input, padding)):
+            return call_sparse_conv2d(
+                input,
+                packed,
+                self.weight_shape,
+                self.bias,
+                geometry,
+                residual,
+                self.activation,
+                self.clamp,
             )
-            return output
-        return call_sparse_conv2d(
-            input, packed, self.weight_shape, self.bias, geometry, activation=self.activation
+        else:
+            output = call_sparse_conv2d(input, packed, self.weight_shape, self.bias, geometry)
+        return apply_epilogue(output, residual, self.activation, self.clamp)
+
+    def _trainable(
+        self, input: Tensor, packed: Tensor, geometry: Sequence[Any], activation: str
+    ) -> Tensor:
+        output: Tensor = PackedConv2dFunction.apply(
+            input, self.weight, self.bias, self._full_mask(), packed, geometry, activation
         )
+        return output
+
+    def _output_shape(self, input: Tensor, padding: Sequence[int]) -> list[int]:
+        sizes = zip(
+            input.shape[2:], padding, self.dilation, self.kernel_size, self.stride, strict=True
+        )
+        return [
+            input.shape[0],
+            self.out_channels,
+            *((size + 2 * p - d * (k - 1) - 1) // s + 1 for size, p, d, k, s in sizes),
+        ]
 
     def _pad(self, input: Tensor) -> tuple[Tensor, Sequence[int]]:
         """Do what padding the operator can't; returns the padding that is left for it."""

@@ -93,7 +93,14 @@ def test_the_file_is_plain_safetensors_with_a_description(saved: Net, path: Path
     with safe_open(path, framework="pt") as file:
         description = json.loads(file.metadata()["l1sparse"])
     layers = {"body": {"group": [1, 8], "activation": "none"}}
-    assert description == {"version": 1, "folded": False, "dense": [], "layers": layers}
+    assert description == {
+        "version": 1,
+        "folded": False,
+        "memory_format": None,
+        "prepacked": [],
+        "dense": [],
+        "layers": layers,
+    }
 
 
 def test_a_sparse_layer_with_an_activation_of_its_own_round_trips(path: Path) -> None:

@@ -21,7 +21,7 @@ from l1sparse.group_mask import expand_group_mask
 def test_the_signature_is_that_of_conv2d_with_group_and_activation_after_it() -> None:
     theirs = inspect.signature(nn.Conv2d).parameters
     ours = inspect.signature(SparseConv2d).parameters
-    assert list(ours) == [*theirs, "group", "activation"]
+    assert list(ours) == [*theirs, "group", "activation", "clamp"]
     assert all(ours[name].default == theirs[name].default for name in theirs)
 
 

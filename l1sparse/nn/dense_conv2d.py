@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: MIT
+"""`DenseConv2d`: `nn.Conv2d` for inference, run in the way in which torch is fastest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from l1sparse.nn.epilogue import apply_epilogue, check_activation
+
+WAYS = ("eager", "prepacked")
+
+# oneDNN's names and numbers for our activations.
+_POINTWISE: dict[str, str] = {
+    "none": "none",
+    "relu": "relu",
+    "relu6": "hardtanh",
+    "clamp": "hardtanh",
+    "hardswish": "hardswish",
+}
+
+
+class DenseConv2d(nn.Conv2d):
+    """A convolution that is not worth running sparse, with the same epilogue as `SparseConv2d`.
+
+    Its state dict is that of `nn.Conv2d`.
+
+    Args:
+        conv: the convolution; its parameters are shared.
+        activation: one of `l1sparse.ops.ACTIVATIONS`.
+        clamp: least and greatest output of activation ``"clamp"``.
+        way: ``"eager"``, or ``"prepacked"``: oneDNN with the weight reordered once, the
+            activation and the residual in the same pass. Inference only; what it can't do
+            (gradients, other types than float32 on the CPU) runs eager.
+    """
+
+    def __init__(
+        self,
+        conv: nn.Conv2d,
+        activation: str = "none",
+        clamp: tuple[float, float] = (0.0, 6.0),
+        way: str = "eager",
+    ) -> None:
+        check_activation(activation, clamp)
+        if way not in WAYS:
+            raise ValueError(f"way: got {way!r}, expected one of {WAYS}")
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type]
+            conv.stride,  # type: ignore[arg-type]
+            conv.padding,  # type: ignore[arg-type]
+            conv.dilation,  # type: ignore[arg-type]
+            conv.groups,
+            conv.bias is not None,
+            conv.padding_mode,
+            device="meta",
+        )
+        self.weight, self.bias = conv.weight, conv.bias
+        self.training = conv.training
+        self.activation, self.clamp, self.way = activation, clamp, way
+        self._reordered: Tensor | None = None
+
+    def forward(self, input: Tensor, residual: Any = None) -> Tensor:
+        """Convolve, add `residual`, apply the activation."""
+        if self.way == "prepacked" and self.can_be_prepacked(input):
+            return self._prepacked(input, residual)
+        output = self._conv_forward(input, self.weight, self.bias)
+        return apply_epilogue(output, residual, self.activation, self.clamp)
+
+    def to_plain(self) -> nn.Conv2d:
+        """The convolution alone, sharing the parameters."""
+        conv = nn.Conv2d(
+            self.in_channels,
+            self.out_channels,
+            self.kernel_size,  # type: ignore[arg-type]
+            self.stride,  # type: ignore[arg-type]
+            self.padding,  # type: ignore[arg-type]
+            self.dilation,  # type: ignore[arg-type]
+            self.groups,
+            self.bias is not None,
+            self.padding_mode,
+            device="meta",
+        )
+        conv.weight, conv.bias = self.weight, self.bias
+        return conv.train(self.training)
+
+    def extra_repr(self) -> str:
+        """`nn.Conv2d`'s, and the activation and the way."""
+        activation = "" if self.activation == "none" else f", activation={self.activation}"
+        return f"{super().extra_repr()}{activation}, way={self.way}"
+
+    def can_be_prepacked(self, input: Tensor) -> bool:
+        """Whether oneDNN can run this convolution on `input`."""
+        return (
+            input.dim() == 4
+            and input.dtype == self.weight.dtype == torch.float32
+            and input.device.type == self.weight.device.type == "cpu"
+            and self.padding_mode == "zeros"
+            and not isinstance(self.padding, str)
+            and not torch.is_grad_enabled()
+            and not torch.is_autocast_enabled("cpu")
+            and torch.backends.mkldnn.is_available()
+        )
+
+    def _prepacked(self, input: Tensor, residual: Any) -> Tensor:
+        geometry = (self.padding, self.stride, self.dilation, self.groups)
+        if self._reordered is None:
+            reorder = torch.ops.aten.mkldnn_reorder_conv2d_weight.default
+            weight = self.weight.detach().to_mkldnn()
+            self._reordered = reorder(weight, *geometry, list(input.shape))
+        name = _POINTWISE[self.activation]
+        low, high = self.clamp if self.activation == "clamp" else (0.0, 6.0)
+        scalars = [low, high] if name == "hardtanh" else []
+        arguments = (self._reordered, self.bias, *geometry)
+        output: Tensor
+        if residual is None:
+            operator = torch.ops.mkldnn._convolution_pointwise.default
+            output = operator(input, *arguments, name, scalars, "")
+        else:
+            output = torch.ops.mkldnn._convolution_pointwise.default(
+                input, *arguments, "none", [], ""
+            )
+            output = apply_epilogue(output, residual, self.activation, self.clamp)
+        return output
+
+    def train(self, mode: bool = True) -> DenseConv2d:
+        """As `nn.Module.train`; the weight is reordered again at the next call."""
+        self._reordered = None
+        super().train(mode)
+        return self
+
+    def _apply(self, fn: Any, recurse: bool = True) -> DenseConv2d:
+        self._reordered = None
+        super()._apply(fn, recurse)
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._reordered = None
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_reordered": None}
