@@ -7,6 +7,8 @@ TORCH ?= torch==2.13.0
 DEMO ?=
 # Options of benchmarks/latency.py, such as BENCH="--suite resnet50".
 BENCH ?=
+# Options of benchmarks/model.py, such as MODELS="--network resnet50 --threads 2".
+MODELS ?=
 # Options of pytest, such as TEST="-k pack".
 TEST ?=
 # Options of the C++ fuzzer, such as FUZZ="--count 10000 --seed 5000 --isa avx2 --strategy pixels".
@@ -18,13 +20,17 @@ READY := $(VENV)/ready
 NATIVE := $(shell find csrc -type f) setup.py pyproject.toml
 CPP := $(shell find csrc tests/csrc -name '*.cpp' -o -name '*.h')
 
-.PHONY: demo bench test fuzz sanitize lint format clean
+.PHONY: demo bench models test fuzz sanitize lint format clean
 
 demo: $(READY)
 	$(BIN)/l1sparse demo $(DEMO)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/latency.py $(BENCH)
+
+models: $(READY)
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[runtimes]'
+	$(BIN)/python benchmarks/model.py $(MODELS)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(TEST)

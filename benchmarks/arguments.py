@@ -21,7 +21,7 @@ Run = Callable[["Parser", argparse.Namespace], None]
 class Parser(argparse.ArgumentParser):
     """Has the flags that every benchmark takes; errors take one line, without the usage."""
 
-    def __init__(self, prog: str, description: str, examples: str) -> None:
+    def __init__(self, prog: str, description: str, examples: str, suites: bool = True) -> None:
         super().__init__(
             prog=prog,
             description=description,
@@ -32,9 +32,10 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(
             "--device", choices=("cpu", "cuda"), default="cpu", help="where to run (default: cpu)"
         )
-        self.add_argument(
-            "--suite", choices=SUITES, default="demo", help="layers (default: %(default)s)"
-        )
+        if suites:
+            self.add_argument(
+                "--suite", choices=SUITES, default="demo", help="layers (default: %(default)s)"
+            )
         self.add_argument(
             "--threads",
             type=thread_count,
