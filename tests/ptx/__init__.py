@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: MIT
+"""An interpreter for the PTX of this project's kernels, in numpy. See README.md."""
+
+from .counts import Counts
+from .errors import Hazard, PtxError
+from .launch import Report, launch
+from .memory import Memory
+from .parse import Module
+
+__all__ = ["Counts", "Hazard", "Memory", "Module", "PtxError", "Report", "launch"]
