@@ -1,13 +1,22 @@
 # SPDX-License-Identifier: MIT
-"""Declares the extension and its per-instruction-set objects; nothing else."""
+"""Declares the extensions, their per-instruction-set objects and their GPU objects; nothing else.
+
+``L1SPARSE_CUDA=1`` demands the GPU kernels: what is missing for them is an error. ``0`` leaves them
+out. Unset, they are built where a CUDA toolkit and a torch for CUDA are. No GPU is needed for it.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from setuptools import setup
+import torch
+from setuptools import Extension, setup
 from torch.utils.cpp_extension import BuildExtension, CppExtension
 
 # Each instruction set's own flags; its files are csrc/kernels/*/<name>.cpp.
@@ -32,10 +41,17 @@ MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}.get(
 )
 
 CSRC = Path("csrc")
+HEADERS = sorted(str(path) for path in CSRC.rglob("*") if path.suffix in (".h", ".cuh", ".inc"))
 FLAGS = ["-std=c++20", "-O3", "-fvisibility=hidden", "-Wall", "-Wextra"]
 if os.environ.get("L1SPARSE_WERROR") == "1":
     FLAGS.append("-Werror")
 MACROS = [("TORCH_TARGET_VERSION", "0x020a000000000000")]  # the stable ABI of torch 2.10
+
+CUDA_BINDING = CSRC / "bindings" / "cuda.cpp"
+CUDA_SOURCES = sorted(CSRC.rglob("*.cu"))
+CUDA_ARCHES = "7.5;8.0;8.6;9.0;10.0;12.0+PTX"
+# Beside the package: why it has no GPU kernels. l1sparse/build.py reads it.
+CUDA_REASON = "_cuda_reason.txt"
 
 
 def isa_sources(isa: str) -> list[str]:
@@ -43,23 +59,144 @@ def isa_sources(isa: str) -> list[str]:
 
 
 def common_sources() -> list[str]:
-    every_isa = {isa for machine in ISA_FLAGS.values() for isa in machine}
-    return sorted(str(path) for path in CSRC.glob("**/*.cpp") if path.stem not in every_isa)
+    left_out = {isa for machine in ISA_FLAGS.values() for isa in machine} | {CUDA_BINDING.stem}
+    return sorted(str(path) for path in CSRC.glob("**/*.cpp") if path.stem not in left_out)
 
 
-class BuildPerIsa(BuildExtension):
-    """Compiles each instruction set's files with that set's flags, then the rest."""
+def find_nvcc() -> Path | None:
+    """In CUDA_HOME and nowhere else where that is set; else in PATH and the usual place."""
+    home = os.environ.get("CUDA_HOME")
+    if home:
+        nvcc = Path(home) / "bin" / "nvcc"
+        return nvcc if nvcc.exists() else None
+    found = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+    return Path(found) if found else None
+
+
+def cuda_reason() -> str:
+    """Why there can be no GPU kernels here, or nothing."""
+    if os.environ.get("L1SPARSE_CUDA") == "0":
+        return "it was built with L1SPARSE_CUDA=0"
+    if torch.version.cuda is None:
+        return f"it was built with torch {torch.__version__}, which has no CUDA"
+    if find_nvcc() is None:
+        where = os.environ.get("CUDA_HOME") or "CUDA_HOME (which is not set), PATH, /usr/local/cuda"
+        return f"it was built without a CUDA toolkit: there is no nvcc in {where}"
+    return ""
+
+
+def wants_cuda() -> bool:
+    demanded = os.environ.get("L1SPARSE_CUDA", "")
+    if demanded not in ("", "0", "1"):
+        raise SystemExit(f"l1sparse: L1SPARSE_CUDA: got {demanded!r}, expected 0, 1 or nothing")
+    reason = cuda_reason()
+    if demanded == "1" and reason:
+        missing = reason.removeprefix("it was built with ").removeprefix("it was built without ")
+        raise SystemExit(f"l1sparse: L1SPARSE_CUDA=1 demands GPU kernels, but: {missing}")
+    return not reason
+
+
+def arch_flags(source: Path) -> list[str]:
+    """Of TORCH_CUDA_ARCH_LIST; older ones than `source` says that it needs are left out."""
+    needed = re.search(r"^// Needs sm_(\d+) or later\.$", source.read_text(), re.MULTILINE)
+    least = int(needed[1]) if needed else 0
+    flags = []
+    for entry in re.split(r"[;,\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST") or CUDA_ARCHES):
+        parts = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", entry)
+        if parts is None:
+            raise SystemExit(
+                f"l1sparse: TORCH_CUDA_ARCH_LIST: got {entry!r}, expected entries such as 8.0, "
+                "9.0a or 12.0+PTX"
+            )
+        number = parts[1] + parts[2]
+        if int(number) < least:
+            continue
+        name = number + parts[3]
+        codes = [f"sm_{name}"] + ([f"compute_{name}"] if parts[4] else [])
+        flags += [f"-gencode=arch=compute_{name},code={code}" for code in codes]
+    # Launchers are wanted in any case; without code for a GPU a launch there is a CUDA error.
+    return flags or [f"-gencode=arch=compute_{least},code=sm_{least}"]
+
+
+class BuildNative(BuildExtension):
+    """Compiles what has flags of its own, then the rest."""
+
+    def run(self) -> None:
+        super().run()
+        beside = Path(self.get_ext_fullpath("l1sparse._C")).parent
+        reason = beside / CUDA_REASON
+        if wants_cuda():
+            reason.unlink(missing_ok=True)
+            return
+        for stale in beside.glob("_cuda.*so"):
+            stale.unlink()
+        reason.write_text(cuda_reason() + "\n")
 
     def build_extension(self, ext) -> None:  # type: ignore[no-untyped-def]
-        for isa, flags in ISA_FLAGS[MACHINE].items():
-            ext.extra_objects += self.compiler.compile(
-                isa_sources(isa),
-                output_dir=self.build_temp,
-                include_dirs=ext.include_dirs,
-                extra_postargs={"cxx": FLAGS + flags},
-                depends=ext.depends,
-            )
+        if ext.name == "l1sparse._cuda":
+            ext.extra_objects += self.compile_cuda(ext.depends)
+        else:
+            for isa, flags in ISA_FLAGS[MACHINE].items():
+                ext.extra_objects += self.compiler.compile(
+                    isa_sources(isa),
+                    output_dir=self.build_temp,
+                    include_dirs=ext.include_dirs,
+                    extra_postargs={"cxx": FLAGS + flags},
+                    depends=ext.depends,
+                )
         super().build_extension(ext)
+
+    def compile_cuda(self, depends: list[str]) -> list[str]:
+        """By nvcc itself: the files know nothing of torch, and are quick to compile for that."""
+
+        def compile_one(source: Path) -> str:
+            target = Path(self.build_temp) / source.with_suffix(".cu.o")
+            flags = arch_flags(source)
+            command = [str(find_nvcc()), "-c", str(source), "-o", str(target), f"-I{CSRC}"]
+            command += ["-std=c++20", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", *flags]
+            said = target.with_suffix(".txt")
+            newest = max(Path(path).stat().st_mtime for path in [source, *depends])
+            if not (
+                target.exists()
+                and target.stat().st_mtime > newest
+                and said.exists()
+                and said.read_text() == " ".join(command)
+            ):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                print(" ".join(command), flush=True)
+                subprocess.run(command, check=True)
+                said.write_text(" ".join(command))
+            return str(target)
+
+        jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
+        with ThreadPoolExecutor(jobs) as pool:
+            return list(pool.map(compile_one, CUDA_SOURCES))
+
+
+def cuda_extension() -> Extension:
+    # nvcc in PATH may be a link or a script; it says itself where its toolkit is.
+    said = subprocess.run(
+        [str(find_nvcc()), "--dryrun", "-x", "cu", os.devnull],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    bin_folder = re.search(r"^#\$ _HERE_=(.*)$", said.stderr, re.MULTILINE)
+    if bin_folder is None:
+        raise SystemExit(f"l1sparse: {find_nvcc()} does not say where its toolkit is")
+    home = Path(bin_folder[1]).parent
+    target = {"x86_64": "x86_64-linux", "aarch64": "sbsa-linux"}[MACHINE]
+    places = [home / part for part in ("lib64", f"targets/{target}/lib", "lib")]
+    return Extension(
+        "l1sparse._cuda",
+        [str(CUDA_BINDING)],
+        include_dirs=[str(CSRC.resolve())],
+        extra_compile_args={"cxx": FLAGS},  # type: ignore[arg-type]
+        library_dirs=[str(place) for place in places if place.is_dir()],
+        libraries=["cudart_static", "rt", "dl", "pthread"],
+        depends=HEADERS,
+        py_limited_api=True,
+    )
 
 
 if MACHINE not in ISA_FLAGS:
@@ -75,10 +212,11 @@ setup(
             include_dirs=[str(CSRC.resolve())],
             define_macros=MACROS,
             extra_compile_args={"cxx": FLAGS},
-            depends=sorted(str(path) for path in CSRC.glob("**/*.[hi]*")),
+            depends=HEADERS,
             py_limited_api=True,
-        )
+        ),
+        *([cuda_extension()] if wants_cuda() else []),
     ],
-    cmdclass={"build_ext": BuildPerIsa},
+    cmdclass={"build_ext": BuildNative},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,15 +22,18 @@ def build_info() -> dict[str, Any]:
     Returns:
         ``version``; ``compiled`` and ``usable`` (lists of instruction sets, best first: built in,
         and of these the ones that this processor runs); ``chosen`` (the one kernels run on);
-        ``torch`` (its version); ``cuda`` (bool, whether GPU kernels were built).
+        ``torch`` (its version); ``cuda`` (bool, whether GPU kernels were built) and
+        ``cuda_reason`` (why not, or nothing).
     """
+    reason = _cuda_reason()
     return {
         "version": _version(),
         "compiled": _C.compiled_isas(),
         "usable": _C.usable_isas(),
         "chosen": _C.selected_isa(),
         "torch": torch.__version__,
-        "cuda": False,
+        "cuda": not reason,
+        "cuda_reason": reason,
     }
 
 
@@ -48,6 +53,16 @@ def force_arch(name: str) -> None:
 def force_arch_from_environment() -> None:
     """Obey ``L1SPARSE_FORCE_ARCH``, read once when the package is imported."""
     force_arch(os.environ.get(FORCE_VARIABLE, ""))
+
+
+def _cuda_reason() -> str:
+    try:
+        importlib.import_module("l1sparse._cuda")
+    except ImportError as error:
+        # The build wrote it where it left the module out.
+        written = Path(__file__).with_name("_cuda_reason.txt")
+        return written.read_text().strip() if written.exists() else str(error)
+    return ""
 
 
 def _version() -> str:

@@ -128,6 +128,7 @@ def sparse_conv2d(
     activation: str = "none",
     weight_shape: Sequence[int] | None = None,
     clamp: tuple[float, float] = (0.0, 6.0),
+    backend: str = "auto",
 ) -> Tensor:
     """2-D convolution that skips the pruned groups.
 
@@ -151,14 +152,16 @@ def sparse_conv2d(
         weight_shape: ``(O, C / groups, kH, kW)`` of the packed weight, where it is known; None
             reads it from `packed`.
         clamp: least and greatest output of activation ``"clamp"``.
+        backend: what runs it on a GPU: ``"auto"``, ``"cuda"`` or ``"triton"``, with
+            ``"/tensor_core"`` or ``"/simt"`` after it where a layout is forced (docs/gpu-use.md).
 
     Returns:
         The output, of the input's dtype and memory format.
 
     Raises:
         ValueError: if an argument is not of the form above.
-        RuntimeError: if tensors do not fit each other, have another dtype or device, or if
-            `packed` is damaged.
+        RuntimeError: if tensors do not fit each other, have another dtype or device, if `packed`
+            is damaged, or if `backend` can't run them.
     """
     if input.dim() not in (3, 4):
         raise ValueError(
@@ -184,6 +187,7 @@ def sparse_conv2d(
         residual,
         activation,
         clamp,
+        backend,
     )
     return output if batched else output.squeeze(0)
 
@@ -197,6 +201,7 @@ def call_sparse_conv2d(
     residual: Tensor | None = None,
     activation: str = "none",
     clamp: tuple[float, float] = (0.0, 6.0),
+    backend: str = "auto",
 ) -> Tensor:
     """The operator as it is, on arguments in their final form.
 
@@ -209,9 +214,20 @@ def call_sparse_conv2d(
         residual: see `sparse_conv2d`.
         activation: see `sparse_conv2d`.
         clamp: see `sparse_conv2d`.
+        backend: see `sparse_conv2d`.
     """
     operator = torch.ops.l1sparse.sparse_conv2d.default
-    arguments = (input, packed, weight_shape, bias, *geometry, residual, activation, *clamp)
+    arguments = (
+        input,
+        packed,
+        weight_shape,
+        bias,
+        *geometry,
+        residual,
+        activation,
+        *clamp,
+        backend,
+    )
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return cast(Tensor, operator(*arguments))
     # Past the autograd layer, which is Python here and would cost more than a small convolution.
@@ -300,6 +316,7 @@ def _(
     activation: str = "none",
     clamp_min: float = 0.0,
     clamp_max: float = 6.0,
+    backend: str = "auto",
 ) -> Tensor:
     _check_one_device(input=input, packed=packed, bias=bias, residual=residual)
     size = [
@@ -329,9 +346,9 @@ def _group_l1_norm_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
     (weight,) = ctx.saved_tensors
     shape = GroupShape(*ctx.group)
     rows, columns = grad.shape[:2]
-    filters = torch.full((rows,), float(shape.filters))
+    filters = grad.new_full((rows,), float(shape.filters))
     filters[-1] = weight.shape[0] - (rows - 1) * shape.filters
-    channels = torch.full((columns,), float(shape.channels))
+    channels = grad.new_full((columns,), float(shape.channels))
     channels[-1] = weight.shape[1] - (columns - 1) * shape.channels
     sizes = filters[:, None, None, None] * channels[None, :, None, None]
     expanded = expand_group_mask(grad / sizes, weight.shape, shape)
@@ -351,7 +368,7 @@ def _save_sparse_conv2d(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> No
     ctx.has_residual = residual is not None
     ctx.weight_shape = weight_shape
     ctx.geometry = (stride, padding, dilation, groups)
-    ctx.activation = inputs[9:]
+    ctx.activation, ctx.backend = inputs[9:12], inputs[12]
     ctx.input_shape = input.shape
     # ReLU's gradient is in its output; that of the others needs what they were given.
     recompute = act not in ("none", "relu")
@@ -366,7 +383,7 @@ def _sparse_conv2d_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]
     packed, output, input, bias, residual = ctx.saved_tensors
     if input is not None:
         before = call_sparse_conv2d(
-            input, packed, ctx.weight_shape, bias, ctx.geometry, residual
+            input, packed, ctx.weight_shape, bias, ctx.geometry, residual, backend=ctx.backend
         ).detach()
         with torch.enable_grad():
             after = activate(before.requires_grad_(), *ctx.activation)
@@ -374,7 +391,7 @@ def _sparse_conv2d_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]
     weight = torch.ops.l1sparse.unpack(packed, ctx.weight_shape).to(grad.dtype)
     input_shape = ctx.input_shape if ctx.needs_input_grad[0] else None
     grad_input, grad = conv2d_gradients(grad, weight, input_shape, ctx.geometry, output)
-    grads: list[Tensor | None] = [None] * 12
+    grads: list[Tensor | None] = [None] * 13
     grads[0] = grad_input
     grads[3] = grad.sum((0, 2, 3)) if ctx.has_bias else None
     grads[8] = grad if ctx.has_residual else None

@@ -326,7 +326,10 @@ Tensor sparse_conv2d(const Tensor& input, const Tensor& packed, std::vector<int6
                      std::optional<Tensor> bias, std::vector<int64_t> stride,
                      std::vector<int64_t> padding, std::vector<int64_t> dilation, int64_t groups,
                      std::optional<Tensor> residual, std::string activation, double clamp_min,
-                     double clamp_max) {
+                     double clamp_max, std::string backend) {
+  if (backend != "auto") {
+    fail("backend: got '" + backend + "', expected 'auto' for tensors on the CPU");
+  }
   check_float("input", input, 4);
   l1sparse::Conv2dProblem problem{};
   problem.dtype = static_cast<l1sparse::DType>(
@@ -414,7 +417,8 @@ STABLE_TORCH_LIBRARY(l1sparse, m) {
       "sparse_conv2d(Tensor input, Tensor packed, int[] weight_shape, Tensor? bias=None, "
       "int[] stride=[1, 1], int[] padding=[0, 0], int[] dilation=[1, 1], int groups=1, Tensor? "
       "residual=None, "
-      "str activation='none', float clamp_min=0.0, float clamp_max=6.0) -> Tensor");
+      "str activation='none', float clamp_min=0.0, float clamp_max=6.0, str backend='auto') -> "
+      "Tensor");
   m.def("_last_conv2d_isa() -> str");
 }
 

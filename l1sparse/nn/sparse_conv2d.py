@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from l1sparse.format import GroupShape
+from l1sparse.gpu.backend import is_available
 from l1sparse.group_mask import as_grid_mask, expand_group_mask, nonzero_groups
 from l1sparse.nn.epilogue import apply_epilogue, check_activation, is_fusable
 from l1sparse.nn.packed_copy import PackedCopy
@@ -39,8 +40,9 @@ class SparseConv2d(nn.Conv2d):
     `drop_dense_weight` leaves only the packed weight, for inference: then the state dict holds
     ``packed`` and ``bias``.
 
-    The native kernels are for float32, bfloat16 and float16 on the CPU. Any other dtype or
-    device, and autocast, run the dense convolution with the masked weight.
+    The native kernels are for float32, bfloat16 and float16 on the CPU, and on an NVIDIA GPU where
+    the package has kernels for it (docs/gpu-use.md). Any other dtype or device, and autocast, run
+    the dense convolution with the masked weight.
 
     NaN and infinities give what `nn.Conv2d` gives, except that in evaluation a pruned weight
     contributes nothing, whatever the input holds there.
@@ -255,11 +257,12 @@ class SparseConv2d(nn.Conv2d):
         return f"{super().extra_repr()}, group={self.group}{density}{activation}"
 
     def _is_native(self, input: Tensor) -> bool:
+        device = self.weight.device.type
         return (
             self.weight.dtype == input.dtype
             and input.dtype in DTYPES
-            and self.weight.device.type == "cpu"
-            and not torch.is_autocast_enabled("cpu")
+            and (device == "cpu" or (device == "cuda" and is_available()))
+            and not torch.is_autocast_enabled(device)
         )
 
     def _full_mask(self) -> Tensor:

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "base/dtype.h"
+#include "kernels/conv2d/activation.h"
 
 namespace l1sparse {
 
@@ -23,14 +24,6 @@ struct PanelAxis {
   const AxisRun* runs;
   std::int64_t run_count;
   std::int64_t extent;  // panel coordinates in all
-};
-
-// What is done to an output last. Each gives NaN for NaN.
-enum class Activation : std::int32_t {
-  none,
-  relu,
-  clamp,      // to low .. high
-  hardswish,  // x * clamp(x + 3, 0, 6) / 6
 };
 
 // The last step: sums + bias + residual, activation, into the output tensor.

@@ -1,0 +1,364 @@
+// SPDX-License-Identifier: MIT
+// Group-sparse convolution on tensor cores: one mma.sync for each kept tile and eight pixels.
+// Needs sm_80 or later.
+//
+// A thread block has one block of filters and kPixels output pixels, and walks the block's columns
+// in steps of kColumns. A pipeline of kStages steps in shared memory hides the way from global
+// memory: cp.async brings the activations that the columns read (zeros for pixels outside) and the
+// columns' tiles, which lie one after another. A warp takes kPixels / 4 of the pixels and all
+// strips, so that its sums stay in registers and every warp has the same work whatever the mask.
+//
+// Activations of a step are [column][pixel][two halves of 16 bytes]. The halves of every second
+// four pixels are exchanged: the eight rows that ldmatrix reads at a time are 32 bytes apart and
+// would share four of the eight 16-byte banks.
+#include "kernels/conv2d/pixels.cuh"
+#include "kernels/conv2d/reduce.cuh"
+
+namespace l1sparse {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kWarps = kThreads / 32;
+constexpr int kColumns = 2;
+constexpr int kTileBytes = 512;
+constexpr int kPixelBytes = 32;  // of a column
+
+// ---- single instructions --------------------------------------------------------------------
+
+__device__ inline unsigned shared_address(const void* pointer) {
+  return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
+}
+
+// 16 bytes, or zeros without a look at `from`; through the first-level cache, where the next tap
+// finds most of the same pixels.
+__device__ inline void copy_activations(unsigned to, const char* from, bool inside) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;\n" ::"r"(to), "l"(from),
+               "r"(inside ? 16 : 0)
+               : "memory");
+}
+
+__device__ inline void copy_weights(unsigned to, const char* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(to), "l"(from) : "memory");
+}
+
+__device__ inline void close_step() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
+
+template <int kLater>
+__device__ inline void wait_for_all_steps_but() {
+  asm volatile("cp.async.wait_group %0;\n" ::"n"(kLater) : "memory");
+}
+
+__device__ inline void load_four_matrices(unsigned from, unsigned (&b)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
+               : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
+               : "r"(from)
+               : "memory");
+}
+
+template <class T>
+__device__ void multiply_add(float (&sums)[4], uint4 a, unsigned b0, unsigned b1);
+
+template <>
+__device__ inline void multiply_add<__half>(float (&sums)[4], uint4 a, unsigned b0, unsigned b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
+}
+
+template <>
+__device__ inline void multiply_add<__nv_bfloat16>(float (&sums)[4], uint4 a, unsigned b0,
+                                                   unsigned b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
+}
+
+template <>
+__device__ inline void multiply_add<float>(float (&sums)[4], uint4 a, unsigned b0, unsigned b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
+}
+
+// The unit takes TF32 by cutting bits off; rounding first halves the error and has no bias.
+template <class T>
+__device__ inline void round_operand(unsigned (&b)[4]) {
+  if constexpr (sizeof(T) == 4) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      asm("cvt.rna.tf32.f32 %0, %1;\n" : "=r"(b[i]) : "f"(__uint_as_float(b[i])));
+    }
+  }
+}
+
+// ---- the kernel -----------------------------------------------------------------------------
+
+template <int kStrips, int kPixels>
+struct Shape {
+  static constexpr int kFilters = 16 * kStrips;
+  static constexpr int kStages = kStrips == 8 ? 3 : 4;
+  static constexpr int kActivationBytes = kColumns * kPixels * kPixelBytes;
+  static constexpr int kStageBytes = kActivationBytes + kColumns * kStrips * kTileBytes;
+  // The masks of each stage's columns come last.
+  static constexpr int kSharedBytes = kStages * (kStageBytes + kColumns * 4);
+  static constexpr int kMatrices = kPixels / 8 / kWarps;  // of eight pixels, of a warp
+  // Sums on their way out, of a warp: [8 pixels][filters], rows four floats apart in the banks.
+  static constexpr int kRow = kFilters + 4;
+  static_assert(kWarps * 8 * kRow * 4 <= kStages * kStageBytes);
+};
+
+// A step's columns, read one step before they are used.
+struct Columns {
+  int4 column[kColumns];
+  int first_tile;
+};
+
+__device__ inline Columns read_columns(const GpuConv2d& conv, int first, int end) {
+  Columns columns;
+#pragma unroll
+  for (int i = 0; i < kColumns; ++i) {
+    columns.column[i] = first + i < end
+                            ? __ldg(reinterpret_cast<const int4*>(conv.columns) + first + i)
+                            : make_int4(0, 0, 0, 0);
+  }
+  columns.first_tile = first < end ? __ldg(conv.tile_offsets + first) : 0;
+  return columns;
+}
+
+// gpu-code: tensor_core_conv2d<*, 4, 64> threads 128 dynamic 32800 loads 16x28 uses HMMA LDGSTS LDSM warps 80:16 86:12 90:20 100:20 120:12
+// gpu-code: tensor_core_conv2d<*, 4, 128> threads 128 dynamic 49184 loads 16x38 uses HMMA LDGSTS LDSM warps 80:12 86:8 90:16 100:16 120:8
+// gpu-code: tensor_core_conv2d<*, 8, 128> threads 128 dynamic 49176 loads 16x36 uses HMMA LDGSTS LDSM warps 80:8 86:8 90:8 100:8 120:8
+static_assert(Shape<4, 64>::kSharedBytes == 32800);
+static_assert(Shape<4, 128>::kSharedBytes == 49184);
+static_assert(Shape<8, 128>::kSharedBytes == 49176);
+
+template <class T, int kStrips, int kPixels>
+__global__ void __launch_bounds__(kThreads, kStrips == 8 ? 2 : 4)
+    tensor_core_conv2d(const __grid_constant__ GpuConv2d conv) {
+  using S = Shape<kStrips, kPixels>;
+  extern __shared__ __align__(128) char shared[];
+  auto* const masks = reinterpret_cast<int*>(shared + S::kStages * S::kStageBytes);
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
+
+  // Blocks of filters first: those that run together share activations in the second-level cache.
+  const int pixel_tile = static_cast<int>(blockIdx.x) / conv.blocks;
+  const int block = static_cast<int>(blockIdx.x) - pixel_tile * conv.blocks;
+  const int split = static_cast<int>(blockIdx.y);
+  const std::int64_t first_pixel = static_cast<std::int64_t>(pixel_tile) * kPixels;
+  const int first_of_block = __ldg(conv.block_offsets + block);
+  const std::int64_t of_block = __ldg(conv.block_offsets + block + 1) - first_of_block;
+  const int begin = first_of_block + static_cast<int>(of_block * split / conv.splits);
+  const int end = first_of_block + static_cast<int>(of_block * (split + 1) / conv.splits);
+  const int steps = (end - begin + kColumns - 1) / kColumns;
+
+  // Two threads bring the two halves of a pixel: 32 bytes, a whole sector, in one instruction.
+  constexpr int kCopies = kPixels / (kThreads / 2);
+  const int half = thread % 2;
+  const std::int64_t row_bytes = static_cast<std::int64_t>(conv.in_channels) * sizeof(T);
+  int corner_y[kCopies], corner_x[kCopies];
+  const char* from_corner[kCopies];  // outside the input, it may be: then nothing is read there
+#pragma unroll
+  for (int i = 0; i < kCopies; ++i) {
+    const Corner corner = corner_of(conv, first_pixel + thread / 2 + i * (kThreads / 2));
+    corner_y[i] = corner.y;
+    corner_x[i] = corner.x;
+    from_corner[i] = static_cast<const char*>(conv.input) + half * 16 +
+                     static_cast<int>(corner.pixel) * row_bytes;
+  }
+  const unsigned copy_to =
+      shared_address(shared) +
+      static_cast<unsigned>(thread / 2 * kPixelBytes + ((half ^ (thread / 8 % 2)) * 16));
+  const char* const from_tiles = static_cast<const char*>(conv.tiles) + thread * 16;
+  const unsigned tiles_to =
+      shared_address(shared) + static_cast<unsigned>(S::kActivationBytes + thread * 16);
+
+  const auto start_step = [&](int slot, const Columns& columns) {
+    const unsigned stage = static_cast<unsigned>(slot * S::kStageBytes);
+    int tiles = 0;
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      const int4 column = columns.column[c];
+      if (thread == c) masks[slot * kColumns + c] = column.w;
+      if (column.w == 0) continue;
+      tiles += __popc(column.w);
+      const int dy = column.x * conv.dilation_h, dx = column.y * conv.dilation_w;
+      const std::int64_t way =
+          (dy * conv.in_w + dx) * row_bytes + column.z * static_cast<std::int64_t>(sizeof(T));
+#pragma unroll
+      for (int i = 0; i < kCopies; ++i) {
+        const bool inside =
+            static_cast<unsigned>(corner_y[i] + dy) < static_cast<unsigned>(conv.in_h) &&
+            static_cast<unsigned>(corner_x[i] + dx) < static_cast<unsigned>(conv.in_w);
+        copy_activations(
+            copy_to + stage +
+                static_cast<unsigned>((c * kPixels + i * (kThreads / 2)) * kPixelBytes),
+            from_corner[i] + way, inside);
+      }
+    }
+    const char* const from =
+        from_tiles + static_cast<std::int64_t>(columns.first_tile) * kTileBytes;
+#pragma unroll
+    for (int i = 0; i < kColumns * kStrips * kTileBytes; i += kThreads * 16) {
+      if (i + thread * 16 < tiles * kTileBytes) {
+        copy_weights(tiles_to + stage + static_cast<unsigned>(i), from + i);
+      }
+    }
+  };
+
+  float sums[kStrips][S::kMatrices][4];
+#pragma unroll
+  for (int s = 0; s < kStrips; ++s) {
+#pragma unroll
+    for (int m = 0; m < S::kMatrices; ++m) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[s][m][i] = 0.0f;
+    }
+  }
+
+  // ldmatrix takes addresses of rows: eight pixels' first half, their second, eight more pixels'.
+  const int matrix_row = warp * 8 * S::kMatrices + lane / 16 * 8 + lane % 8;
+  const unsigned read_from =
+      shared_address(shared) +
+      static_cast<unsigned>(matrix_row * kPixelBytes + ((lane / 8 % 2) ^ (lane / 4 % 2)) * 16);
+
+  const auto compute_step = [&](int slot) {
+    unsigned activations = read_from + static_cast<unsigned>(slot * S::kStageBytes);
+    const char* tile = shared + slot * S::kStageBytes + S::kActivationBytes + lane * 16;
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c, activations += kPixels * kPixelBytes) {
+      const int mask = masks[slot * kColumns + c];
+      if (mask == 0) continue;
+      unsigned b[S::kMatrices / 2][4];
+#pragma unroll
+      for (int m = 0; m < S::kMatrices / 2; ++m) {
+        load_four_matrices(activations + static_cast<unsigned>(m * 16 * kPixelBytes), b[m]);
+        round_operand<T>(b[m]);
+      }
+#pragma unroll
+      for (int s = 0; s < kStrips; ++s) {
+        if ((mask >> s & 1) == 0) continue;
+        const uint4 a = *reinterpret_cast<const uint4*>(tile);
+        tile += kTileBytes;
+#pragma unroll
+        for (int m = 0; m < S::kMatrices; ++m) {
+          multiply_add<T>(sums[s][m], a, b[m / 2][m % 2 * 2], b[m / 2][m % 2 * 2 + 1]);
+        }
+      }
+    }
+  };
+
+  int started = 0;
+  for (; started < S::kStages - 1; ++started) {
+    if (started < steps) {
+      start_step(started, read_columns(conv, begin + started * kColumns, end));
+    }
+    close_step();
+  }
+  Columns next = read_columns(conv, begin + started * kColumns, end);
+  int slot = 0, free_slot = S::kStages - 1;
+  for (int step = 0; step < steps; ++step, ++started) {
+    wait_for_all_steps_but<S::kStages - 2>();
+    __syncthreads();  // the step's data is there for all, and the free slot's is used up
+    if (started < steps) {
+      start_step(free_slot, next);
+      next = read_columns(conv, begin + (started + 1) * kColumns, end);
+    }
+    close_step();  // empty ones too: the waits count them
+    compute_step(slot);
+    free_slot = slot;
+    slot = slot + 1 == S::kStages ? 0 : slot + 1;
+  }
+  wait_for_all_steps_but<0>();
+  __syncthreads();
+
+  // Eight pixels at a time through shared memory, so that a row of filters is written together.
+  auto* const rows = reinterpret_cast<float*>(shared) + warp * 8 * S::kRow;
+  const BlockFilters filters = filters_of_block<S::kFilters>(conv, block);
+  const std::int64_t pixels = static_cast<std::int64_t>(conv.batch) * conv.out_h * conv.out_w;
+  constexpr int kQuads = S::kFilters / 4;  // of a pixel; a lane has the same one of every pixel
+  const int filter = lane % kQuads * 4;
+  const QuadBias bias = bias_of(conv, filters, filter);
+#pragma unroll
+  for (int m = 0; m < S::kMatrices; ++m) {
+    __syncwarp();
+#pragma unroll
+    for (int s = 0; s < kStrips; ++s) {
+      float* const to = rows + lane % 4 * 2 * S::kRow + s * 16 + lane / 4;
+      to[0] = sums[s][m][0];
+      to[S::kRow] = sums[s][m][1];
+      to[8] = sums[s][m][2];
+      to[S::kRow + 8] = sums[s][m][3];
+    }
+    __syncwarp();
+#pragma unroll 1
+    for (int row = lane / kQuads; row < 8; row += 32 / kQuads) {
+      const std::int64_t pixel = first_pixel + (warp * S::kMatrices + m) * 8 + row;
+      if (pixel >= pixels) continue;
+      const float4 quad = *reinterpret_cast<const float4*>(rows + row * S::kRow + filter);
+      const float four[4] = {quad.x, quad.y, quad.z, quad.w};
+      put_quad<T, S::kFilters>(conv, filters, bias, block, split, pixel, pixels, filter, four);
+    }
+  }
+}
+
+// ---- launching ------------------------------------------------------------------------------
+
+template <class T, int kStrips, int kPixels>
+cudaError_t launch(const GpuConv2d& conv, std::int64_t pixels, cudaStream_t stream) {
+  using S = Shape<kStrips, kPixels>;
+  const std::int64_t grid = (pixels + kPixels - 1) / kPixels * conv.blocks;
+  if (grid > INT32_MAX) return cudaErrorInvalidValue;
+  const auto kernel = tensor_core_conv2d<T, kStrips, kPixels>;
+  cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes);
+  if (error != cudaSuccess) return error;
+  const dim3 blocks(static_cast<unsigned>(grid), static_cast<unsigned>(conv.splits));
+  kernel<<<blocks, kThreads, S::kSharedBytes, stream>>>(conv);
+  error = cudaGetLastError();
+  if (error != cudaSuccess || conv.splits == 1) return error;
+  return launch_reduce<T, S::kFilters>(conv, stream);
+}
+
+template <class T>
+cudaError_t launch_tile(const TensorCoreConv2d& problem, std::int64_t pixels, cudaStream_t stream) {
+  if (problem.strips == 4 && problem.pixels == 64) {
+    return launch<T, 4, 64>(problem.conv, pixels, stream);
+  }
+  if (problem.strips == 4 && problem.pixels == 128) {
+    return launch<T, 4, 128>(problem.conv, pixels, stream);
+  }
+  if (problem.strips == 8 && problem.pixels == 128) {
+    return launch<T, 8, 128>(problem.conv, pixels, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace
+
+int launch_tensor_core_conv2d(const TensorCoreConv2d& problem, void* stream) {
+  const GpuConv2d& conv = problem.conv;
+  const std::int64_t pixels = checked_pixels(conv);
+  const int column_channels = kPixelBytes / static_cast<int>(size_of(conv.dtype));
+  if (pixels < 0 || conv.in_channels / conv.groups % column_channels != 0 ||
+      reinterpret_cast<std::uintptr_t>(conv.input) % 16 != 0 ||
+      reinterpret_cast<std::uintptr_t>(conv.tiles) % 16 != 0) {
+    return cudaErrorInvalidValue;
+  }
+  auto* const on = static_cast<cudaStream_t>(stream);
+  switch (conv.dtype) {
+    case DType::float16:
+      return launch_tile<__half>(problem, pixels, on);
+    case DType::bfloat16:
+      return launch_tile<__nv_bfloat16>(problem, pixels, on);
+    default:
+      return launch_tile<float>(problem, pixels, on);
+  }
+}
+
+}  // namespace l1sparse

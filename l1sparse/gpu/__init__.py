@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""The operators on a GPU: plans of packed weights, checks, and the backends that launch kernels."""
