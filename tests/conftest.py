@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from hypothesis import settings
 from torch import Tensor
 
+from gpu_code import find_tool
 from l1sparse import GroupShape, build_info
 from l1sparse.build import force_arch, force_arch_from_environment
 from l1sparse.group_mask import expand_group_mask
@@ -33,6 +35,17 @@ def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     force_arch(request.param)
     yield request.param
     force_arch_from_environment()
+
+
+@pytest.fixture(scope="session")
+def nvcc() -> str:
+    """The CUDA compiler; where there is none tests are skipped, unless it is demanded."""
+    try:
+        return find_tool("nvcc")
+    except RuntimeError as error:
+        if os.environ.get("L1SPARSE_REQUIRE_NVCC") == "1":
+            raise
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

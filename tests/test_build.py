@@ -39,13 +39,13 @@ def python(code: str, forced: str) -> subprocess.CompletedProcess[str]:
 
 def test_build_info_says_what_is_here() -> None:
     info = l1sparse.build_info()
-    assert set(info) == {"version", "compiled", "usable", "chosen", "torch", "cuda"}
+    assert set(info) == {"version", "compiled", "usable", "chosen", "torch", "cuda", "cuda_reason"}
     assert isinstance(info["version"], str)
     assert set(info["usable"]) <= set(info["compiled"]) <= KNOWN
     assert info["compiled"][-1] == info["usable"][-1] == "scalar"
     assert info["chosen"] in info["usable"]
     assert info["torch"] == torch.__version__
-    assert info["cuda"] is False
+    assert info["cuda"] is (info["cuda_reason"] == "")
 
 
 def test_the_best_usable_set_is_chosen_where_none_is_forced() -> None:
