@@ -11,6 +11,12 @@ BENCH ?=
 MODELS ?=
 # Options of pytest, such as TEST="-k pack".
 TEST ?=
+# A torch for CUDA, for `make gpu-build`; it takes 5.5 GB.
+GPU_TORCH ?= torch==2.14.1
+# Options of benchmarks/gpu_code.py, such as GPU_CODE="--arch 80,90 --json code.json".
+GPU_CODE ?=
+# Options of benchmarks/gpu_check.py, such as GPU_CHECK="--quick".
+GPU_CHECK ?=
 # Options of the C++ fuzzer, such as FUZZ="--count 10000 --seed 5000 --isa avx2 --strategy pixels".
 FUZZ ?= --count 1000
 
@@ -18,9 +24,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 NATIVE := $(shell find csrc -type f) setup.py pyproject.toml
-CPP := $(shell find csrc tests/csrc -name '*.cpp' -o -name '*.h')
+CPP := $(shell find csrc tests/csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+GPU_VENV := .venv-gpu
 
-.PHONY: demo bench models test fuzz sanitize lint format clean
+.PHONY: demo bench models test fuzz sanitize lint format clean gpu-code gpu-build gpu-check
 
 demo: $(READY)
 	$(BIN)/l1sparse demo $(DEMO)
@@ -43,6 +50,32 @@ sanitize:
 	$(MAKE) -C tests/csrc check FUZZ="$(FUZZ)"
 	$(MAKE) -C tests/csrc MODE=race race
 
+# What the compiler made of the GPU kernels, and the gate it has to pass; needs nvcc, no GPU.
+gpu-code: $(READY)
+	$(BIN)/python benchmarks/gpu_code.py $(GPU_CODE)
+
+# The package with its GPU kernels, built and imported in a venv with a torch for CUDA; needs nvcc,
+# no GPU. Built from a copy, so that it and the build for the CPU don't take each other's files.
+gpu-build:
+ifeq ($(shell uname -m),x86_64)
+	test -e $(GPU_VENV)/torch || $(MAKE) VENV=$(GPU_VENV) TORCH="$(GPU_TORCH)" $(GPU_VENV)/torch
+	mkdir -p build/gpu
+	cp -rpu csrc l1sparse setup.py pyproject.toml README.md LICENSE build/gpu/
+	rm -f build/gpu/l1sparse/*.so build/gpu/l1sparse/_cuda_reason.txt
+	L1SPARSE_CUDA=1 $(GPU_VENV)/bin/pip install --quiet --no-build-isolation ./build/gpu
+	cd $(GPU_VENV) && bin/python -c "import l1sparse, l1sparse._cuda; \
+	    info = l1sparse.build_info(); print(info); assert info['cuda'] is True"
+else
+	@echo "gpu-build: builds on x86_64 only, this is $(shell uname -m): nothing was built or checked"
+endif
+
+# All that only a GPU can show, into gpu-check.json; without one nothing is built, and make ends
+# with 2.
+gpu-check:
+	@$(PYTHON) benchmarks/gpu_there.py
+	$(MAKE) gpu-build
+	$(GPU_VENV)/bin/python benchmarks/gpu_check.py $(GPU_CHECK)
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -55,7 +88,7 @@ format: $(READY)
 	$(BIN)/clang-format -i $(CPP)
 
 clean:
-	rm -rf $(VENV) build *.egg-info l1sparse/*.so
+	rm -rf $(VENV) $(GPU_VENV) build *.egg-info l1sparse/*.so l1sparse/_cuda_reason.txt
 
 $(VENV)/torch:
 	$(PYTHON) -m venv $(VENV)

@@ -8,20 +8,21 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 
 from l1sparse import GroupShape
+from l1sparse.gpu.backend import resolve
 from suites import SUITES
 
-Run = Callable[["Parser", argparse.Namespace], None]
+Run = Callable[[Any, argparse.Namespace], None]
 
 
-class Parser(argparse.ArgumentParser):
-    """Has the flags that every benchmark takes; errors take one line, without the usage."""
+class OneLineParser(argparse.ArgumentParser):
+    """Its errors take one line, without the usage."""
 
-    def __init__(self, prog: str, description: str, examples: str, suites: bool = True) -> None:
+    def __init__(self, prog: str, description: str, examples: str) -> None:
         super().__init__(
             prog=prog,
             description=description,
@@ -29,6 +30,18 @@ class Parser(argparse.ArgumentParser):
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit with 2."""
+        line = " ".join(message.removeprefix("argument ").split())
+        self.exit(2, f"{self.prog}: {line}\n")
+
+
+class Parser(OneLineParser):
+    """Has the flags that every benchmark that measures takes."""
+
+    def __init__(self, prog: str, description: str, examples: str, suites: bool = True) -> None:
+        super().__init__(prog, description, examples)
         self.add_argument(
             "--device", choices=("cpu", "cuda"), default="cpu", help="where to run (default: cpu)"
         )
@@ -57,13 +70,8 @@ class Parser(argparse.ArgumentParser):
             "--json", type=output_file, metavar="FILE", help="write rows and totals there"
         )
 
-    def error(self, message: str) -> NoReturn:
-        """Print one line and exit with 2."""
-        line = " ".join(message.removeprefix("argument ").split())
-        self.exit(2, f"{self.prog}: {line}\n")
 
-
-def run_benchmark(parser: Parser, run: Run, arguments: Sequence[str] | None) -> int:
+def run_benchmark(parser: OneLineParser, run: Run, arguments: Sequence[str] | None) -> int:
     """Parse, run, and turn what went wrong into a line on stderr.
 
     Args:
@@ -79,7 +87,8 @@ def run_benchmark(parser: Parser, run: Run, arguments: Sequence[str] | None) -> 
     """
     try:
         options = parser.parse_args(arguments)
-        check_device(parser, options.device)
+        if isinstance(parser, Parser):
+            check_device(parser, options.device)
         run(parser, options)
         return 0
     except (OSError, RuntimeError, ValueError) as error:
@@ -90,13 +99,16 @@ def run_benchmark(parser: Parser, run: Run, arguments: Sequence[str] | None) -> 
         return 130
 
 
-def check_device(parser: Parser, device: str) -> None:
-    """Exit where `device` is not to be had: l1sparse has no CUDA kernels yet."""
+def check_device(parser: OneLineParser, device: str) -> None:
+    """Exit where `device` is not to be had."""
     if device == "cpu":
         return
     if not torch.cuda.is_available():
         parser.error(f"--device {device}: no CUDA GPU is available to this torch")
-    parser.error(f"--device {device}: this build of l1sparse has no CUDA kernels")
+    try:
+        resolve("auto")
+    except RuntimeError as error:
+        parser.error(f"--device {device}: this build of l1sparse has no CUDA kernels: {error}")
 
 
 def groups(text: str) -> list[GroupShape]:

@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import gpu_timing
 from arguments import Parser, groups, run_benchmark
+from gpu_timing import CudaGpu, Gpu, gpu_headline
 from l1sparse import GroupShape, ops, reference
 from l1sparse.build import build_info
 from l1sparse.convert.measure import Timing, alternate
@@ -28,12 +30,14 @@ from suites import SUITES, Layer
 GROUPS = [GroupShape(1, 8), GroupShape(1, 16), GroupShape(4, 4)]
 OURS = "ours"
 TURN_SECONDS = 0.002
+GPU_TURN_MS = 1.0
 
 DESCRIPTION = """\
 Times group_l1_norm on the float32 weights of a suite's layers against the fastest of three plain
 torch expressions: abs().sum(), abs().mean() and vector_norm(ord=1) over the weight seen as groups.
 Candidates take turns; times are medians. Every result is checked before it is timed. Weights that
-groups do not divide are left out: the plain expressions would have to pad them.
+groups do not divide are left out: the plain expressions would have to pad them. With --device cuda
+calls are captured in CUDA graphs, and times are taken between CUDA events.
 """
 EXAMPLES = """\
   python benchmarks/group_l1.py
@@ -127,13 +131,24 @@ def run(parser: Parser, options: argparse.Namespace) -> None:
         for layer in layers
         if not fits(layer, group)
     ]
-    keep_freed_memory()
-    with threads(options.threads) as core, torch.inference_mode():
-        rows = [
-            measure(layer, group, options.rounds, options.seed)
-            for layer, group in progress(cases, "weights")
-        ]
-    machine = describe({build_info()["chosen"]}, options.threads, core)
+    if options.device == "cpu":
+        keep_freed_memory()
+        with threads(options.threads) as core, torch.inference_mode():
+            rows = [
+                measure(layer, group, options.rounds, options.seed)
+                for layer, group in progress(cases, "weights")
+            ]
+        machine = describe({build_info()["chosen"]}, options.threads, core)
+        title = headline(machine)
+    else:
+        gpu = CudaGpu()
+        with gpu.guard(), torch.inference_mode():
+            rows = [
+                measure(layer, group, options.rounds, options.seed, gpu)
+                for layer, group in progress(cases, "weights")
+            ]
+            machine = gpu.describe()
+        title = gpu_headline(machine)
     by_group: dict[str, list[Row]] = {}
     for row in rows:
         by_group.setdefault(row.group, []).append(row)
@@ -145,6 +160,7 @@ def run(parser: Parser, options: argparse.Namespace) -> None:
             "settings": {
                 "suite": options.suite,
                 "dtype": "float32",
+                "device": options.device,
                 "cache": "warm",
                 "rounds": options.rounds,
                 "seed": options.seed,
@@ -155,7 +171,7 @@ def run(parser: Parser, options: argparse.Namespace) -> None:
         }
         write_json(options.json, record)
 
-    print(headline(machine))
+    print(title)
     print(f"suite {options.suite}, float32, warm caches; medians of {options.rounds} turns each")
     for note in notes:
         print(f"note: {note}")
@@ -196,13 +212,22 @@ def plain_expressions(weight: Tensor, group: GroupShape) -> dict[str, Callable[[
     }
 
 
-def measure(layer: Layer, group: GroupShape, rounds: int, seed: int) -> Row:
+def measure(layer: Layer, group: GroupShape, rounds: int, seed: int, gpu: Gpu | None = None) -> Row:
     """Check and time a weight.
+
+    Args:
+        layer: whose weight.
+        group: channel-group shape.
+        rounds: turns of each candidate.
+        seed: of the weight's numbers.
+        gpu: to run on; None: the CPU.
 
     Raises:
         RuntimeError: if a result is wrong.
     """
     weight = torch.randn(layer.weight_shape, generator=torch.Generator().manual_seed(seed))
+    if gpu is not None:
+        weight = weight.to(gpu.device)
     calls = plain_expressions(weight, group)
     calls[OURS] = partial(ops.group_l1_norm, weight, group)
     expected = reference.group_l1_norm(weight.double(), group)
@@ -213,7 +238,13 @@ def measure(layer: Layer, group: GroupShape, rounds: int, seed: int) -> Row:
                 f"weight {'x'.join(map(str, layer.weight_shape))}, {group}: the result of {name} "
                 "is wrong"
             )
-    return Row(layer, str(group), alternate(calls, rounds, TURN_SECONDS))
+    if gpu is None:
+        return Row(layer, str(group), alternate(calls, rounds, TURN_SECONDS))
+    replays = {
+        name: gpu_timing.prepare(gpu, call, GPU_TURN_MS, flushed=False)
+        for name, call in calls.items()
+    }
+    return Row(layer, str(group), gpu_timing.alternate(gpu, replays, rounds, flushed=False))
 
 
 def total(group: str, rows: Sequence[Row]) -> dict[str, Any]:

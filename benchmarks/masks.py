@@ -68,7 +68,7 @@ def random_cases(
     """
     cases, notes = [], []
     for group in groups:
-        fitting = [layer for layer in layers if _fits(layer, group)]
+        fitting = [layer for layer in layers if fits(layer, group)]
         notes += [f"{x}: smaller than a {group} group" for x in layers if x not in fitting]
         for sparsity in sparsities:
             for layer in fitting:
@@ -138,7 +138,8 @@ class _PackedWeight:
         return unpack(self.packed)
 
 
-def _fits(layer: Layer, group: GroupShape) -> bool:
+def fits(layer: Layer, group: GroupShape) -> bool:
+    """Whether the layer has at least a group's channels and filters."""
     return layer.in_channels >= group.channels and layer.out_channels >= group.filters
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+import arguments
 import candidates
 import l1sparse
 import latency
@@ -114,9 +115,15 @@ def test_cuda_without_a_gpu_ends_with_one_line(capsys: pytest.CaptureFixture[str
 def test_cuda_without_kernels_ends_with_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def none(name: str) -> None:
+        raise RuntimeError(f"backend: {name!r} can't run\nhere")
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(arguments, "resolve", none)
     assert run("--device", "cuda") == 2
-    assert "no CUDA kernels" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "this build of l1sparse has no CUDA kernels: backend: 'auto' can't run here" in err
+    assert err.count("\n") == 1
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
@@ -389,7 +396,7 @@ def test_dense_ways_that_do_not_run_are_told_of(
     assert expected in record["notes"]
     assert f"note: {expected}\n" in capsys.readouterr().out
 
-    monkeypatch.setattr(candidates, "_eager", refuse)
+    monkeypatch.setattr(candidates, "eager", refuse)
     assert run() == 1
     assert "no dense convolution runs here" in capsys.readouterr().err
 
