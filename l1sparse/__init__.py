@@ -9,11 +9,13 @@ beneath it.
 from l1sparse.build import build_info, force_arch_from_environment
 from l1sparse.convert import LayerChoice, accelerate, layer_choices, load, save
 from l1sparse.format import GroupShape, PackedInfo
+from l1sparse.gpu.dispatch import register
 from l1sparse.nn import SparseConv2d
 from l1sparse.ops import group_l1_norm, pack, packed_info, sparse_conv2d, unpack
 from l1sparse.pruning import prune
 
 force_arch_from_environment()
+register()
 
 __all__ = [
     "GroupShape",

@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# Folder of csrc: the folders whose headers it may include, besides the standard library.
+# Folder of csrc: the folders whose headers it may include, besides the standard library; and, in
+# files for the GPU and nowhere else, CUDA's.
 NATIVE = {
     "base": {"base"},
     "format": {"base", "format"},
@@ -27,15 +28,22 @@ PYTHON = {
     "reference": {"format", "group_mask"},
     "ops": {"_C", "format", "group_mask", "reference"},
     "build": {"_C"},
-    "nn": {"nn", "ops", "format", "group_mask", "reference"},
-    "pruning": {"pruning", "ops", "format", "group_mask"},
-    "convert": {"convert", "nn", "ops", "format", "group_mask"},
+    # Its backends are found by name: _cuda and triton may be missing.
+    "gpu": {"_C", "_cuda", "gpu", "ops", "format", "group_mask"},
+    "triton": {"triton", "gpu", "format"},
+    "nn": {"nn", "gpu", "ops", "format", "group_mask", "reference"},
+    "layer_time": {"format"},
+    "pruning": {"pruning", "ops", "format", "group_mask", "layer_time"},
+    "convert": {"convert", "nn", "ops", "format", "group_mask", "layer_time"},
     "report": {"report"},
     "train": {"train"},
     "demo": {"convert", "pruning", "train"},
     "cli": {"build", "demo", "report"},
-    "__init__": {"build", "convert", "format", "nn", "ops", "pruning"},
+    "__init__": {"build", "convert", "format", "gpu", "nn", "ops", "pruning"},
 }
+
+
+SUFFIXES = (".h", ".cpp", ".inc", ".cu", ".cuh")
 
 
 def native_folder(include: str) -> str:
@@ -49,7 +57,7 @@ def native_folder(include: str) -> str:
 
 @pytest.mark.parametrize("folder", NATIVE)
 def test_native_code_includes_only_what_its_folder_may_use(folder: str) -> None:
-    files = [p for p in (ROOT / "csrc" / folder).iterdir() if p.suffix in (".h", ".cpp", ".inc")]
+    files = [p for p in (ROOT / "csrc" / folder).iterdir() if p.suffix in SUFFIXES]
     assert files
     for path in files:
         text = path.read_text()
@@ -58,10 +66,12 @@ def test_native_code_includes_only_what_its_folder_may_use(folder: str) -> None:
             native_folder(i) for i in re.findall(r"#include <((?:torch/|Python).*)>", text)
         }
         assert included <= NATIVE[folder], f"{path}: {included - NATIVE[folder]}"
+        if path.suffix not in (".cu", ".cuh"):
+            assert not re.search(r"#include <cuda", text), path
 
 
 def test_every_native_folder_has_a_rule() -> None:
-    folders = {str(p.parent.relative_to(ROOT / "csrc")) for p in (ROOT / "csrc").rglob("*.cpp")}
+    folders = {str(p.parent.relative_to(ROOT / "csrc")) for p in (ROOT / "csrc").rglob("*.c*")}
     assert folders == set(NATIVE)
 
 

@@ -5,5 +5,15 @@ from l1sparse.convert.accelerate import accelerate, layer_choices
 from l1sparse.convert.choice import LayerChoice
 from l1sparse.convert.file import load, save
 from l1sparse.convert.measure import Timing, alternate
+from l1sparse.convert.times import layer_times
 
-__all__ = ["LayerChoice", "Timing", "accelerate", "alternate", "layer_choices", "load", "save"]
+__all__ = [
+    "LayerChoice",
+    "Timing",
+    "accelerate",
+    "alternate",
+    "layer_choices",
+    "layer_times",
+    "load",
+    "save",
+]

@@ -17,6 +17,7 @@ from l1sparse.convert.choice import LayerChoice, explain_choices
 from l1sparse.convert.measure import alternate
 from l1sparse.convert.memory_format import FORMATS, set_format, set_sparse_format
 from l1sparse.convert.rewrite import (
+    conv_inputs,
     conv_names,
     inference_copy,
     make_sparse,
@@ -118,7 +119,7 @@ def _accelerated(
 ) -> nn.Module:
     """Choose for every convolution of `fast`, which is changed."""
     names = conv_names(fast)
-    inputs = _inputs_of(fast, names, example_input)
+    inputs = conv_inputs(fast, names, example_input)
     sparse_format = torch.preserve_format if memory_format is None else FORMATS[memory_format][0]
     choices = []
     with torch.no_grad():
@@ -195,28 +196,3 @@ def _group_of_each_layer(
     if unknown:
         raise ValueError(f"group: names {unknown}, which are no nn.Conv2d layers of the model")
     return shapes
-
-
-def _inputs_of(
-    model: nn.Module, names: list[str], example_input: Tensor
-) -> dict[str, tuple[Any, ...]]:
-    """What each convolution gets when the network runs on the example."""
-    inputs: dict[str, tuple[Any, ...]] = {}
-
-    def remember(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs.setdefault(name, args if args else (kwargs["input"],))
-
-    handles = [
-        model.get_submodule(name).register_forward_pre_hook(
-            lambda module, args, kwargs, name=name: remember(name, args, kwargs),
-            with_kwargs=True,
-        )
-        for name in names
-    ]
-    try:
-        with torch.inference_mode():
-            model(example_input)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return inputs

@@ -44,7 +44,7 @@ def alternate(
             for _ in range(repeats[name]):
                 call()
             samples[name].append((time.perf_counter() - start) * 1e3 / repeats[name])
-    return {name: _summary(values) for name, values in samples.items()}
+    return {name: summary(values) for name, values in samples.items()}
 
 
 def _calls_in(call: Callable[[], object], seconds: float) -> int:
@@ -54,7 +54,8 @@ def _calls_in(call: Callable[[], object], seconds: float) -> int:
     return max(1, round(seconds / max(time.perf_counter() - start, 1e-9)))
 
 
-def _summary(values: list[float]) -> Timing:
+def summary(values: list[float]) -> Timing:
+    """Median and percentiles of milliseconds, at least one."""
     ordered = sorted(values)
     last = len(ordered) - 1
     return Timing(

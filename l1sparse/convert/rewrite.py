@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from typing import Any
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 from torch.nn.utils import parametrize
 
@@ -74,6 +76,31 @@ def optimised_graph(model: nn.Module) -> fx.GraphModule:
 def conv_names(model: nn.Module) -> list[str]:
     """Names of the convolutions that can be replaced."""
     return [name for name, module in model.named_modules() if _is_replaceable(module)]
+
+
+def conv_inputs(
+    model: nn.Module, names: list[str], example_input: Tensor
+) -> dict[str, tuple[Any, ...]]:
+    """The arguments of each convolution when the network runs on the example."""
+    inputs: dict[str, tuple[Any, ...]] = {}
+
+    def remember(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        inputs.setdefault(name, args if args else (kwargs["input"],))
+
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda module, args, kwargs, name=name: remember(name, args, kwargs),
+            with_kwargs=True,
+        )
+        for name in names
+    ]
+    try:
+        with torch.inference_mode():
+            model(example_input)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return inputs
 
 
 def make_sparse(model: nn.Module, name: str, group: GroupShape) -> SparseConv2d:

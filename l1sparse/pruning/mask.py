@@ -56,10 +56,13 @@ class CompanionMask(nn.Module):
         """The mask spread over the weights: bool ``[O, C, kH, kW]``, True keeps."""
         return expand_group_mask(self.mask, self._weight_shape, self.group)
 
+    def pruned_weights(self) -> int:
+        """How many weights the mask prunes."""
+        return pruned_weights(self.mask, self._weight_shape, self.group)
+
     def density(self) -> float:
         """Share of the weights that the mask keeps, 0 to 1."""
-        total = torch.Size(self._weight_shape).numel()
-        return 1.0 - pruned_weights(self.mask, self._weight_shape, self.group) / total
+        return 1.0 - self.pruned_weights() / torch.Size(self._weight_shape).numel()
 
     def extra_repr(self) -> str:
         """Group shape and density, for ``print(model)``."""
@@ -130,7 +133,12 @@ def companion_mask(conv: nn.Module) -> CompanionMask | None:
     return next(found, None)
 
 
-def raw_weight(conv: nn.Conv2d) -> nn.Parameter:
+def companion_masks(model: nn.Module) -> list[CompanionMask]:
+    """Every companion mask in `model`, each once."""
+    return [module for module in model.modules() if isinstance(module, CompanionMask)]
+
+
+def raw_weight(conv: nn.Module) -> nn.Parameter:
     """The parameter that the optimizer trains: beneath the companion mask if there is one."""
     beneath = conv.weight if companion_mask(conv) is None else _parametrizations(conv).original
     return cast(nn.Parameter, beneath)
@@ -148,7 +156,8 @@ def extend(
         mask: bool, of the group grid's shape or of the weight's; True keeps. A group that is
             pruned already stays pruned, whatever `mask` says.
         optimizer: if given, the pruned weights' entries of every state tensor of the weight's
-            shape (momentum, moments) become 0, so that nothing moves the parameter beneath.
+            shape (momentum, moments) become 0, so that nothing moves the parameter beneath. An
+            `LBFGS` forgets everything: its history is of another function than is trained now.
 
     Returns:
         The companion mask.
@@ -167,6 +176,8 @@ def extend(
         parameter.masked_fill_(pruned, 0.0)
         if parameter.grad is not None:
             parameter.grad.masked_fill_(pruned, 0.0)
+        if isinstance(optimizer, torch.optim.LBFGS):
+            optimizer.state.clear()
         state = {} if optimizer is None else optimizer.state.get(parameter, {})
         for entry in state.values():
             if isinstance(entry, Tensor) and entry.shape == parameter.shape:

@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import math
+import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import torch
 from torch import nn
 
 from l1sparse.pruning.group import zero_weights
@@ -17,14 +20,16 @@ from l1sparse.pruning.split import LayerSplit
 
 @dataclass(frozen=True)
 class PruneStep:
-    """One layer's turn in which groups were pruned.
+    """One step in which groups were pruned: a layer's turn, or all layers at once.
 
     Attributes:
-        pass_number: of the pass over the layers, from 1.
-        layer: the layer's name.
-        threshold: theta, in the unit of the weights; None where it is not finite.
+        pass_number: of the pass over the layers, from 1; of the step, where all go at once.
+        layer: the layer's name; None: all layers to prune at once.
+        threshold: theta, in the unit of the weights; None where it is not finite, or every layer
+            has its own.
         pruned_weights: how many weights were pruned.
-        density: share of the layer's weights that the mask kept after it.
+        density: share of the layer's weights (or of all layers to prune) that the masks kept
+            after it.
         accuracy_pruned: of the network before retraining.
         accuracy: of the network after the last round.
         rounds: rounds of retraining that were used.
@@ -32,7 +37,7 @@ class PruneStep:
     """
 
     pass_number: int
-    layer: str
+    layer: str | None
     threshold: float | None
     pruned_weights: int
     density: float
@@ -40,6 +45,30 @@ class PruneStep:
     accuracy: float
     rounds: int
     accepted: bool
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """The network after one round of training. Accuracies and shares are fractions of 1.
+
+    Attributes:
+        round: its number, from 1; 0 is the network as it was given.
+        phase: ``"baseline"``, ``"retrain"`` after a step, or ``"fine-tune"`` once pruning ended.
+        layer: whose step it was for; None where it was for all.
+        accuracy: on held-out data; None if it was NaN.
+        loss: on held-out data; None where `evaluate` gives none, or it was not finite.
+        train_loss: as `train` returned it; None where it returned none, or it was not finite.
+        pruned_share: zero conv weights over all conv weights, as trained in this round; a step
+            may have been rolled back afterwards.
+    """
+
+    round: int
+    phase: str
+    layer: str | None
+    accuracy: float | None
+    loss: float | None
+    train_loss: float | None
+    pruned_share: float
 
 
 @dataclass(frozen=True)
@@ -67,18 +96,28 @@ class LayerRecord:
 
 @dataclass(frozen=True)
 class PruneResult:
-    """What the loop did. Accuracies and shares are fractions of 1.
+    """What the run did. Accuracies and shares are fractions of 1.
 
     Attributes:
         target_accuracy: as planned.
         base_accuracy: of the network as it was given.
         accuracy: of the network as it was left.
         pruned_share: zero conv weights over all conv weights of the network.
-        ended: why the loop ended.
-        passes: passes over the layers, the unfinished one included.
-        rounds: rounds of retraining in all.
+        ended: why the pruning ended.
+        passes: passes over the layers, the unfinished one included; steps, where all layers go
+            at once.
+        rounds: rounds of training in all.
         layers: one record a conv layer of the network, in its order.
         steps: in order of time.
+        history: one record a round, in order of time; the first is the network as given.
+        activations: each conv layer's data while the network as given was evaluated (claim 4):
+            layer name to `LayerActivations.to_dict`; empty if `evaluate` did not run them.
+        diverged: a loss or accuracy was no finite number; the last good state was kept.
+        base_loss: on held-out data, of the network as it was given; None if not known.
+        loss: of the network as it was left.
+        plan: `PrunePlan.to_dict`.
+        ranks: how many processes worked together.
+        versions: of l1sparse, torch and python.
     """
 
     target_accuracy: float
@@ -90,10 +129,18 @@ class PruneResult:
     rounds: int
     layers: tuple[LayerRecord, ...]
     steps: tuple[PruneStep, ...]
+    history: tuple[RoundRecord, ...] = ()
+    activations: dict[str, Any] = field(default_factory=dict)
+    diverged: bool = False
+    base_loss: float | None = None
+    loss: float | None = None
+    plan: dict[str, Any] = field(default_factory=dict)
+    ranks: int = 1
+    versions: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as JSON-able values."""
-        return asdict(self)
+        """The same as JSON-able values, and ``target_reached``."""
+        return {**asdict(self), "target_reached": self.accuracy >= self.target_accuracy}
 
 
 def layer_records(
@@ -129,6 +176,15 @@ def layer_records(
     return tuple(records)
 
 
-def finite_or_none(value: float) -> float | None:
+def versions() -> dict[str, str]:
+    """Of what the result depends upon."""
+    try:
+        own = version("l1sparse")
+    except PackageNotFoundError:
+        own = "not installed"
+    return {"l1sparse": own, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def finite_or_none(value: float | None) -> float | None:
     """`value`, or None where JSON has no number for it."""
-    return value if math.isfinite(value) else None
+    return value if value is not None and math.isfinite(value) else None

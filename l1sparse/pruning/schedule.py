@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""The policy of the loop, and the one pure function that draws a layer's next step from it."""
+"""The policy of pruning, and the one pure function that draws a layer's next step from it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
@@ -19,6 +20,9 @@ from l1sparse.pruning.threshold import (
     limit_selection,
     select_by_threshold,
 )
+
+Strategy = Literal["method", "one-shot", "gradual", "global"]
+"""How the network comes to its sparsity; `PrunePlan.strategy` says what each does."""
 
 
 @dataclass(frozen=True)
@@ -53,20 +57,40 @@ class LayerPlan:
 class PrunePlan:
     """The whole policy of `prune`.
 
+    The strategies:
+
+    - ``"method"``: the claims' loop. Layer by layer, prune a step and retrain to the target; roll
+      back what misses it; until the network converges or `target_sparsity` is reached.
+    - ``"one-shot"``: prune every layer to its sparsity at once, then retrain.
+    - ``"gradual"``: every layer's sparsity rises over `pruning_rounds` on the cubic schedule of
+      Zhu & Gupta (2017), one round of training after each rise; then retrain.
+    - ``"global"``: one threshold over all layers to prune, in `pruning_rounds` rises of the same
+      schedule; then retrain.
+
+    The last three use all of `total_rounds` and never roll back. So does the method with a
+    `target_sparsity`: what its loop leaves of `total_rounds` is spent on fine-tuning. Runs with
+    the same `total_rounds` and `target_sparsity` thus compare at equal training.
+
     Attributes:
-        target_accuracy: what every accepted state of the network reaches, a fraction of 1.
+        target_accuracy: what the network has to reach before anything is pruned and, under
+            ``"method"``, after every accepted step; a fraction of 1.
         split: which layers are pruned, in this order, and which are kept.
         layer: how a layer is pruned that `layers` does not name.
         layers: name to plan, for layers that differ (claim 6).
         prune: the side of the threshold that is pruned.
+        strategy: see above.
+        target_sparsity: share of ALL conv weights of the network to prune; None: the layers' own
+            sparsities or thresholds decide.
         step: of a layer's remaining weights, at most this share goes in one step (or one group,
             if that is more): a threshold that would take most of a layer takes it over several
-            steps, with retraining between.
+            steps, with retraining between. ``"method"`` only, as the next two.
         retries: how often a layer that missed the target comes back, in a later pass, with half
             the step, before it is closed.
         rounds: most rounds of retraining a step.
         total_rounds: most rounds of retraining in all; None: no such limit.
         passes: most passes over the layers; None: until the network converges.
+        pruning_rounds: over how many rounds pruning is spread; None: half of `total_rounds` for
+            ``"gradual"`` and 1 for ``"global"``. The other strategies have no use for it.
     """
 
     target_accuracy: float
@@ -74,11 +98,14 @@ class PrunePlan:
     layer: LayerPlan = LayerPlan()
     layers: Mapping[str, LayerPlan] = field(default_factory=dict)
     prune: Side = "below"
+    strategy: Strategy = "method"
+    target_sparsity: float | None = None
     step: float = 0.5
     retries: int = 1
     rounds: int = 3
     total_rounds: int | None = None
     passes: int | None = None
+    pruning_rounds: int | None = None
 
     def __post_init__(self) -> None:
         check_share("target_accuracy", self.target_accuracy)
@@ -89,16 +116,69 @@ class PrunePlan:
             raise ValueError(
                 f"layers: expected some of the layers to prune, {names}; got {foreign}"
             )
+        if self.target_sparsity is not None:
+            check_share("target_sparsity", self.target_sparsity)
         if not 0.0 < self.step <= 1.0:
             raise ValueError(f"step: expected a share above 0 and up to 1, got {self.step!r}")
         for argument in ("retries", "rounds", "total_rounds", "passes"):
             value = getattr(self, argument)
             if value is not None and value < 0:
                 raise ValueError(f"{argument}: expected 0 or more, got {value!r}")
+        self._check_strategy()
 
     def of(self, name: str) -> LayerPlan:
         """How the layer `name` is pruned."""
         return self.layers.get(name, self.layer)
+
+    def rises(self) -> int:
+        """In how many steps a strategy other than the method comes to its sparsity."""
+        if self.pruning_rounds is not None:
+            return self.pruning_rounds
+        assert self.total_rounds is not None
+        return max(1, self.total_rounds // 2) if self.strategy == "gradual" else 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as JSON-able values."""
+        return {
+            **{key: value for key, value in vars(self).items() if key != "split"},
+            "layer": asdict(self.layer),
+            "layers": {name: asdict(layer) for name, layer in self.layers.items()},
+            "split": self.split.to_dict(),
+        }
+
+    def _check_strategy(self) -> None:
+        strategy = self.strategy
+        if strategy not in get_args(Strategy):
+            raise ValueError(
+                f"strategy: expected one of {', '.join(get_args(Strategy))}; got {strategy!r}"
+            )
+        if strategy in ("method", "one-shot") and self.pruning_rounds is not None:
+            raise ValueError(
+                f"pruning_rounds: the {strategy} strategy has none, expected None; got "
+                f"{self.pruning_rounds!r}"
+            )
+        if strategy == "method":
+            return
+        if self.total_rounds is None:
+            raise ValueError(f"total_rounds: the {strategy} strategy needs a number, got None")
+        if not 1 <= self.rises() <= max(1, self.total_rounds):
+            raise ValueError(
+                f"pruning_rounds: expected 1 to total_rounds={self.total_rounds}, got "
+                f"{self.pruning_rounds!r}"
+            )
+        plans = {record.name: self.of(record.name) for record in self.split.prune}
+        for name, plan in plans.items():
+            if plan.alpha is not None:
+                raise ValueError(
+                    f"alpha: the {strategy} strategy prunes by sparsity, expected None for "
+                    f"{name!r}; got {plan.alpha!r}"
+                )
+            if (plan.sparsity is None) == (self.target_sparsity is None):
+                raise ValueError(
+                    f"sparsity: the {strategy} strategy needs either target_sparsity or a "
+                    f"sparsity of every layer; {name!r} has {plan.sparsity!r} and "
+                    f"target_sparsity is {self.target_sparsity!r}"
+                )
 
 
 @dataclass(frozen=True)
@@ -118,7 +198,13 @@ class NextStep:
 
 
 def next_step(
-    weight: Tensor, mask: Tensor, group: GroupShape, plan: LayerPlan, step: float, prune: Side
+    weight: Tensor,
+    mask: Tensor,
+    group: GroupShape,
+    plan: LayerPlan,
+    step: float,
+    prune: Side,
+    room: int | None = None,
 ) -> NextStep:
     """Group, compare with theta, and limit the step: what a layer loses when its turn comes.
 
@@ -129,6 +215,7 @@ def next_step(
         plan: the layer's threshold and most sparsity.
         step: most share of the remaining weights to prune (or one group, if that is more).
         prune: the side of the threshold that is pruned.
+        room: most weights that the step may prune, whatever else says; None: no such limit.
 
     Raises:
         ValueError: if `weight` holds NaN or an infinity and the plan is by `alpha`.
@@ -141,8 +228,10 @@ def next_step(
     else:
         wanted = select_by_sparsity(norms, sizes, plan.sparsity, mask, prune)
     remaining = int(sizes[mask].sum())
-    room = int(plan.max_sparsity * weight.numel()) - (weight.numel() - remaining)
-    most = min(max(int(step * remaining), group.filters * group.channels), room)
+    below_cap = int(plan.max_sparsity * weight.numel()) - (weight.numel() - remaining)
+    most = min(max(int(step * remaining), group.filters * group.channels), below_cap)
+    if room is not None:
+        most = min(most, room)
     limited = limit_selection(wanted.mask, mask, norms, sizes, most, prune)
     return NextStep(
         Selection(limited, wanted.threshold),

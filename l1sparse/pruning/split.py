@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 from l1sparse.pruning.checks import check_share
-from l1sparse.pruning.sensitivity import LayerSensitivity, order_layers
+from l1sparse.pruning.curve import LayerSensitivity, order_layers
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,13 @@ class LayerSplit:
 
     prune: tuple[LayerSensitivity, ...]
     kept: tuple[KeptLayer, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as JSON-able values."""
+        return {
+            "prune": [record.to_dict() for record in self.prune],
+            "kept": [{**kept.sensitivity.to_dict(), "kept": kept.reason} for kept in self.kept],
+        }
 
 
 def split_layers(

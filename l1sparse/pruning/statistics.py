@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from l1sparse.pruning import ranks
 from l1sparse.pruning.result import finite_or_none
 
 
@@ -55,6 +56,14 @@ class ActivationStatistics:
         self.total += float(values.sum(dtype=torch.float64))
         self.zeros += values.numel() - int(torch.count_nonzero(values))
         self.count += values.numel()
+
+    def merge(self, other: ActivationStatistics) -> None:
+        """Take in all that `other` has seen."""
+        self.minimum = float(torch.tensor([self.minimum, other.minimum], dtype=torch.float64).min())
+        self.maximum = float(torch.tensor([self.maximum, other.maximum], dtype=torch.float64).max())
+        self.total += other.total
+        self.zeros += other.zeros
+        self.count += other.count
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; what is not finite is None."""
@@ -115,6 +124,20 @@ def record_activations(
             handle.remove()
 
 
+def gathered(records: Mapping[str, LayerActivations]) -> dict[str, Any]:
+    """The records of all ranks as one, JSON-able, the same on every rank.
+
+    Layers through which nothing went are left out.
+    """
+    merged: dict[str, LayerActivations] = {}
+    for part in ranks.of_all(dict(records)):
+        for name, record in part.items():
+            whole = merged.setdefault(name, LayerActivations())
+            whole.input.merge(record.input)
+            whole.output.merge(record.output)
+    return {name: whole.to_dict() for name, whole in merged.items() if whole.output.count}
+
+
 def _conv(model: nn.Module, name: str) -> nn.Conv2d:
     module = dict(model.named_modules(remove_duplicate=False)).get(name)
     if not isinstance(module, nn.Conv2d):
@@ -126,6 +149,8 @@ def _conv(model: nn.Module, name: str) -> nn.Conv2d:
 def _record(
     record: LayerActivations, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor
 ) -> None:
+    if output.is_complex():
+        return  # has no range
     if inputs:
         record.input.add(inputs[0])
     record.output.add(output)

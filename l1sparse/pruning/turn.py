@@ -5,13 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from l1sparse.pruning.mask import CompanionMask, extend
 from l1sparse.pruning.result import PruneStep, finite_or_none
 from l1sparse.pruning.schedule import LayerPlan, PrunePlan, next_step
+
+_SAVED = ("step", "failures", "threshold", "settled", "closed")
 
 
 @dataclass
@@ -36,11 +39,24 @@ class LayerTurn:
     settled: bool = False
     closed: str | None = None
 
-    def take(self, plan: PrunePlan, optimizers: Iterable[torch.optim.Optimizer]) -> int:
-        """Draw the next step and prune it. Returns how many weights went; 0 if none did."""
+    def take(
+        self,
+        plan: PrunePlan,
+        optimizers: Iterable[torch.optim.Optimizer],
+        room: int | None = None,
+    ) -> int:
+        """Draw the next step and prune it. Returns how many weights went; 0 if none did.
+
+        Args:
+            plan: the policy.
+            optimizers: told to forget what is pruned.
+            room: most weights that the network as a whole may still lose; at least one group.
+        """
         companion = self.companion
         weight = self.conv.weight.detach()
-        step = next_step(weight, companion.mask, companion.group, self.plan, self.step, plan.prune)
+        step = next_step(
+            weight, companion.mask, companion.group, self.plan, self.step, plan.prune, room
+        )
         self.threshold = finite_or_none(step.selection.threshold)
         self.settled = not step.wanted
         if not step.weights:
@@ -49,9 +65,17 @@ class LayerTurn:
             elif self.plan.sparsity is not None:
                 self.closed = f"reached its sparsity {self.plan.sparsity}"
             return 0
-        for optimizer in (None, *optimizers):
-            extend(self.conv, step.selection.mask, optimizer)
+        self.prune_to(step.selection.mask, optimizers)
         return step.weights
+
+    def prune_to(self, mask: Tensor, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+        """Extend the companion mask, and let the optimizers forget what is pruned."""
+        for optimizer in (None, *optimizers):
+            extend(self.conv, mask, optimizer)
+
+    def pruned_weights(self) -> int:
+        """How many of the layer's weights are pruned."""
+        return self.companion.pruned_weights()
 
     def missed(self, record: PruneStep, retries: int) -> None:
         """Take note that `record` missed the target, and close the layer if that is final.
@@ -62,7 +86,7 @@ class LayerTurn:
         group = self.companion.group
         if self.failures <= retries and record.pruned_weights > group.filters * group.channels:
             # Half of what was tried, not of what was allowed: else the same groups might go again.
-            remaining = self.companion.density() * self.conv.weight.numel()
+            remaining = self.conv.weight.numel() - self.pruned_weights()
             self.step = record.pruned_weights / remaining / 2
             return
         self.closed = (
@@ -78,3 +102,12 @@ class LayerTurn:
         if self.settled:
             return "settled: no group on the pruned side of theta"
         return f"open when the loop ended: {ended}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far it has come, JSON-able; the mask is in the model."""
+        return {name: getattr(self, name) for name in _SAVED}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where `state_dict` was taken."""
+        for name in _SAVED:
+            setattr(self, name, state[name])

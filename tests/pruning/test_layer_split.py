@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 
 from l1sparse.format import GroupShape
-from l1sparse.pruning.sensitivity import LayerSensitivity, order_layers
+from l1sparse.pruning.curve import LayerSensitivity, order_layers
 from l1sparse.pruning.split import LayerSplit, split_layers
 
 

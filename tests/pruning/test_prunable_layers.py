@@ -3,9 +3,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
+import torch.nn.utils.prune
 from torch import Tensor, nn
 
-from l1sparse.pruning.layers import conv_layers, pruned_share, unprunable_reason
+from l1sparse.pruning.layers import (
+    conv_layers,
+    layer_candidates,
+    pruned_share,
+    unprunable_reason,
+)
 from l1sparse.pruning.mask import attach, extend
 
 
@@ -14,6 +21,18 @@ class StandardisedConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         return self._conv_forward(input, self.weight - self.weight.mean(), self.bias)
+
+
+class FunctionalConv(nn.Module):
+    """Keeps a conv weight of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(8, 8, 3, 3))
+        self.gain = nn.Parameter(torch.ones(8))
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.conv2d(input, self.kernel) * self.gain[:, None, None]
 
 
 class Zoo(nn.Module):
@@ -34,6 +53,9 @@ class Zoo(nn.Module):
         self.lazy = nn.LazyConv2d(8, 3)
         self.standardised = StandardisedConv2d(8, 8, 3)
         self.complex = nn.Conv2d(8, 8, 3, dtype=torch.complex64)
+        self.functional = FunctionalConv()
+        self.hooked = torch.nn.utils.prune.identity(nn.Conv2d(8, 8, 3), "weight")
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU())])
 
 
 @pytest.mark.parametrize(
@@ -50,6 +72,10 @@ class Zoo(nn.Module):
         ("standardised", "it is a StandardisedConv2d, with a forward of its own"),
         ("lazy", "no shape yet"),
         ("complex", "torch.complex64, not real floating point"),
+        ("functional", "it is a FunctionalConv, not an nn.Conv2d"),
+        ("functional.kernel", "it is a parameter of a FunctionalConv, used by a functional call"),
+        ("functional.missing", "no module of this name"),
+        ("hooked", "its weight is computed by a hook"),
         ("plian", "no module of this name"),
     ],
 )
@@ -57,17 +83,27 @@ def test_a_layer_that_cannot_be_pruned_has_a_reason(name: str, reason: str) -> N
     assert reason in (unprunable_reason(Zoo(), name) or "")
 
 
-@pytest.mark.parametrize("name", ["plain", "grouped"])
+@pytest.mark.parametrize("name", ["plain", "grouped", "blocks.0.0"])
 def test_a_layer_that_can_be_pruned_has_none(name: str) -> None:
     model = Zoo()
     assert unprunable_reason(model, name) is None
-    attach(getattr(model, name), (1, 2))
+    attach(model.get_submodule(name), (1, 2))
     assert unprunable_reason(model, name) is None, "a companion mask is no obstacle"
 
 
 def test_conv_layers_lists_each_module_once_in_order() -> None:
     names = ["plain", "grouped", "depthwise", "stem", "one", "two", "normed", "lazy"]
-    assert list(conv_layers(Zoo())) == [*names, "standardised", "complex"]
+    others = ["standardised", "complex", "hooked", "blocks.0.0"]
+    assert list(conv_layers(Zoo())) == [*names, *others]
+
+
+def test_candidates_are_all_that_may_be_taken_for_a_conv_layer() -> None:
+    model = Zoo()
+    found = layer_candidates(model)
+    assert set(found) - set(conv_layers(model)) == {"alias", "transposed", "functional.kernel"}
+    assert set(conv_layers(model)) < set(found)
+    attach(model.plain, (1, 8))
+    assert layer_candidates(model) == found, "a companion mask's parameter is no layer"
 
 
 def test_pruned_share_is_over_the_conv_weights_of_the_whole_network() -> None:

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from l1sparse.format import GroupShape
+from l1sparse.pruning.curve import LayerSensitivity
 from l1sparse.pruning.group import group_norms
 from l1sparse.pruning.layers import conv_layers, pruned_share
 from l1sparse.pruning.loop import prune
 from l1sparse.pruning.mask import attach, companion_mask, detach_all, extend, raw_weight
 from l1sparse.pruning.schedule import LayerPlan, PrunePlan
-from l1sparse.pruning.sensitivity import LayerSensitivity, measure_sensitivity
+from l1sparse.pruning.sensitivity import measure_sensitivity
 from l1sparse.pruning.split import KeptLayer, LayerSplit, split_layers
 from l1sparse.pruning.threshold import claims_threshold
 

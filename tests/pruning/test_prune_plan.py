@@ -4,8 +4,8 @@ from __future__ import annotations
 import pytest
 
 from l1sparse.format import GroupShape
+from l1sparse.pruning.curve import LayerSensitivity
 from l1sparse.pruning.schedule import LayerPlan, PrunePlan
-from l1sparse.pruning.sensitivity import LayerSensitivity
 from l1sparse.pruning.split import LayerSplit
 
 SPLIT = LayerSplit((LayerSensitivity("middle", GroupShape(1, 8), 1.0, (), 0.1),))
