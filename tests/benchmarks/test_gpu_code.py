@@ -149,10 +149,10 @@ def broken(tmp_path: Path, find: str, replace: str) -> Path:
         # Eight bytes at a time; an array of a thread at a variable index; more shared memory.
         ("16 / sizeof(T)", "8 / sizeof(T)", "loads of 16 bytes"),
         (
-            "  parts[thread] = sum;",
-            "  float local[64];\n#pragma unroll 1\n"
+            "tap] = sum;",
+            "tap] = sum;\n  float local[64];\n#pragma unroll 1\n"
             "  for (int i = 0; i < 64; ++i) local[i] = sum * i;\n"
-            "  parts[thread] = local[thread % norms % 64];",
+            "  if (works) parts[thread] += local[thread % groups % 64];",
             "a stack frame",
         ),
         ("stretch[kStretch + kStretch / 32]", "stretch[11000]", "warps fit"),
