@@ -61,10 +61,10 @@ struct Loads {
   }
 };
 
-// gpu-code: simt_conv2d<float, [48], 4> threads 128 dynamic 0 loads 16x23 warps 75:8 80:12 86:12 90:12 100:12 120:12
-// gpu-code: simt_conv2d<*, 8, 8> threads 128 dynamic 0 loads 16x15 warps 75:8 80:12 86:12 90:12 100:12 120:12
+// gpu-code: simt_conv2d<float, [48], 4> threads 128 dynamic 0 loads 16x20 warps 75:8 80:12 86:12 90:12 100:12 120:12
+// gpu-code: simt_conv2d<*, 8, 8> threads 128 dynamic 0 loads 16x12 warps 75:8 80:12 86:12 90:12 100:12 120:12
 // gpu-code: simt_conv2d<__*, 4, 4> threads 128 dynamic 0 loads 8x12 warps 75:8 80:12 86:12 90:12 100:12 120:12
-// gpu-code: simt_conv2d<*, [48], 1> threads 128 dynamic 0 loads 16x26 warps 75:8 80:12 86:12 90:12 100:12 120:12
+// gpu-code: simt_conv2d<*, [48], 1> threads 128 dynamic 0 loads 16x23 warps 75:8 80:12 86:12 90:12 100:12 120:12
 // gpu-code: simt_conv2d<*, 1, 1> threads 128 dynamic 0 loads 16x32 warps 75:8 80:12 86:12 90:12 100:8 120:8
 template <class T, int kChunk, int kVector>
 __global__ void __launch_bounds__(kThreads, kVector == 1 ? 2 : 3)

@@ -131,9 +131,9 @@ __device__ inline Columns read_columns(const GpuConv2d& conv, int first, int end
   return columns;
 }
 
-// gpu-code: tensor_core_conv2d<*, 4, 64> threads 128 dynamic 32800 loads 16x28 uses HMMA LDGSTS LDSM warps 80:16 86:12 90:20 100:20 120:12
-// gpu-code: tensor_core_conv2d<*, 4, 128> threads 128 dynamic 49184 loads 16x38 uses HMMA LDGSTS LDSM warps 80:12 86:8 90:16 100:16 120:8
-// gpu-code: tensor_core_conv2d<*, 8, 128> threads 128 dynamic 49176 loads 16x36 uses HMMA LDGSTS LDSM warps 80:8 86:8 90:8 100:8 120:8
+// gpu-code: tensor_core_conv2d<*, 4, 64> threads 128 dynamic 32800 loads 16x27 uses HMMA LDGSTS LDSM warps 80:16 86:12 90:20 100:16 120:12
+// gpu-code: tensor_core_conv2d<*, 4, 128> threads 128 dynamic 49184 loads 16x35 uses HMMA LDGSTS LDSM warps 80:12 86:8 90:16 100:16 120:8
+// gpu-code: tensor_core_conv2d<*, 8, 128> threads 128 dynamic 49176 loads 16x33 uses HMMA LDGSTS LDSM warps 80:8 86:8 90:8 100:8 120:8
 static_assert(Shape<4, 64>::kSharedBytes == 32800);
 static_assert(Shape<4, 128>::kSharedBytes == 49184);
 static_assert(Shape<8, 128>::kSharedBytes == 49176);
