@@ -22,6 +22,7 @@ from l1sparse.convert.rewrite import (
     inference_copy,
     make_sparse,
     optimised_graph,
+    remember,
     sparse_like,
 )
 from l1sparse.format import GroupShape
@@ -30,7 +31,7 @@ from l1sparse.nn import DenseConv2d, SparseConv2d
 GroupLike = GroupShape | Sequence[int] | str
 
 _ROUNDS = 7
-_CHOICES, _FORMAT = "_l1sparse_choices", "_l1sparse_memory_format"
+_CHOICES = "_l1sparse_choices"
 
 
 def accelerate(
@@ -44,9 +45,9 @@ def accelerate(
     residual add that follow a convolution run in the same pass. Each convolution with pruned
     groups runs on the native kernels, unless the fastest of torch's own (eager, or oneDNN with
     its weight reordered once) was measured to be faster on this machine, at the example's size
-    and the number of threads that torch has now. The network as a whole runs as NCHW or
-    channels_last, whichever was measured faster, whatever its input is. Other sizes of input
-    work; they are not measured again. Outputs stay within 1e-4 of the original's.
+    and the number of threads that torch has now. The network as a whole runs as NCHW,
+    channels_last, or a mix of both, whichever was measured faster, whatever its input is. Other
+    sizes of input work; they are not measured again. Outputs stay within 1e-4 of the original's.
 
     A model that `torch.fx` can't trace keeps its batch norms and activations as they are, and runs
     in the example's memory format; a warning says so.
@@ -106,11 +107,6 @@ def layer_choices(fast: nn.Module) -> list[LayerChoice]:
     return list(choices)
 
 
-def memory_format_of(fast: nn.Module) -> str | None:
-    """In which of `FORMATS` the whole of `fast` runs; None where that was not chosen."""
-    return getattr(fast, _FORMAT, None)
-
-
 def _accelerated(
     fast: nn.Module,
     example_input: Tensor,
@@ -130,9 +126,8 @@ def _accelerated(
         assert isinstance(fast, fx.GraphModule)
         sparse = {choice.name for choice in choices if choice.choice == "sparse"}
         set_sparse_format(fast, memory_format, sparse)
-    setattr(fast, _CHOICES, choices)
-    setattr(fast, _FORMAT, memory_format)
-    fast.explain = partial(explain_choices, choices, memory_format)  # type: ignore[assignment]
+    explain = partial(explain_choices, choices, memory_format)
+    remember(fast, **{_CHOICES: choices, "explain": explain})
     return fast
 
 

@@ -22,8 +22,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 
-from l1sparse.convert.accelerate import layer_choices, memory_format_of
-from l1sparse.convert.memory_format import FORMATS, set_format, set_sparse_format
+from l1sparse.convert.accelerate import layer_choices
+from l1sparse.convert.memory_format import (
+    FORMATS,
+    memory_format_of,
+    set_format,
+    set_sparse_format,
+)
 from l1sparse.convert.rewrite import inference_copy, make_sparse, optimised_graph
 from l1sparse.format import GroupShape
 from l1sparse.group_mask import nonzero_groups

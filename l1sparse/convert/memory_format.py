@@ -6,8 +6,11 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import torch
-from torch import fx
+from torch import fx, nn
 
+from l1sparse.convert.rewrite import remember
+
+_NAME = "_l1sparse_memory_format"
 NCHW, CHANNELS_LAST = torch.contiguous_format, torch.channels_last
 
 FORMATS = {
@@ -26,6 +29,12 @@ def set_format(model: fx.GraphModule, name: str) -> None:
     dense_format = FORMATS[name][1]
     model.to(memory_format=dense_format)  # type: ignore[call-overload]
     convert_inputs(model, None, dense_format)
+    remember(model, **{_NAME: name})
+
+
+def memory_format_of(model: nn.Module) -> str | None:
+    """In which of `FORMATS` the whole of `model` runs; None where that was not set."""
+    return getattr(model, _NAME, None)
 
 
 def set_sparse_format(model: fx.GraphModule, name: str, sparse: Collection[str]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
+from torch.fx.graph_module import _USER_PRESERVED_ATTRIBUTES_KEY
 from torch.nn.utils import parametrize
 
 from l1sparse.convert.fuse import fuse_epilogues
@@ -48,6 +49,8 @@ def traced_and_folded(model: nn.Module) -> fx.GraphModule:
     """
     tracer = _Tracer()
     graph = tracer.trace(model)
+    for node in graph.nodes:
+        node.type = None  # a postponed annotation is a string, with which fx can't be pickled
     traced = fx.GraphModule(model, graph)
     # A convolution called twice has two outputs to normalise and one weight to fold them into.
     if max(_calls(traced).values(), default=0) > 1:
@@ -78,18 +81,26 @@ def conv_names(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if _is_replaceable(module)]
 
 
+def remember(model: nn.Module, **attributes: Any) -> None:
+    """Set attributes that copies of `model` have too, which a traced network's else have not."""
+    for name, value in attributes.items():
+        setattr(model, name, value)
+    if isinstance(model, fx.GraphModule):
+        model.meta.setdefault(_USER_PRESERVED_ATTRIBUTES_KEY, {}).update(attributes)
+
+
 def conv_inputs(
     model: nn.Module, names: list[str], example_input: Tensor
 ) -> dict[str, tuple[Any, ...]]:
     """The arguments of each convolution when the network runs on the example."""
     inputs: dict[str, tuple[Any, ...]] = {}
 
-    def remember(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def note(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         inputs.setdefault(name, args if args else (kwargs["input"],))
 
     handles = [
         model.get_submodule(name).register_forward_pre_hook(
-            lambda module, args, kwargs, name=name: remember(name, args, kwargs),
+            lambda module, args, kwargs, name=name: note(name, args, kwargs),
             with_kwargs=True,
         )
         for name in names

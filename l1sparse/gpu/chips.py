@@ -90,9 +90,8 @@ _H100 = Chip(
     name="H100",
     # NVIDIA H100 Tensor Core GPU Architecture whitepaper, table of the SXM5: 132 SMs, boost 1830
     # MHz for the tensor cores, FP16/BF16 989.4 TFLOPS, TF32 494.7 TFLOPS, FP32 66.9 TFLOPS, 3352
-    # GB/s, L2 50 MB. L2 bandwidth, not from NVIDIA: doi 10.1016/j.ultsonch.2023.106546, table 3,
-    # has 8986 GB/s at 1755 MHz, 5120 bytes/clk. mma.sync, not from NVIDIA: arXiv 2402.13499, 62.9 %
-    # of the peak that wgmma reaches.
+    # GB/s, L2 50 MB. L2 bandwidth is not published: an assumption, A100's 5120 bytes/clk. mma.sync,
+    # not from NVIDIA: 62.9 % of the peak that wgmma reaches, arXiv 2402.13499 cited from memory.
     capability=(9, 0),
     sms=132,
     clock=1.830 * GIGA,

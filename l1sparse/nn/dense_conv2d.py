@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l1sparse.nn.epilogue import apply_epilogue, check_activation
+from l1sparse.nn.conv_arguments import conv_arguments
+from l1sparse.nn.epilogue import apply_epilogue, check_activation, is_fusable, output_shape
 
 WAYS = ("eager", "prepacked")
 
@@ -31,9 +32,10 @@ class DenseConv2d(nn.Conv2d):
         conv: the convolution; its parameters are shared.
         activation: one of `l1sparse.ops.ACTIVATIONS`.
         clamp: least and greatest output of activation ``"clamp"``.
-        way: ``"eager"``, or ``"prepacked"``: oneDNN with the weight reordered once, the
-            activation and the residual in the same pass. Inference only; what it can't do
-            (gradients, other types than float32 on the CPU) runs eager.
+        way: ``"eager"``, or ``"prepacked"``: oneDNN with the weight reordered once, an
+            activation in the same pass, and a residual too where no activation or a ReLU
+            follows it. Inference only; what it can't do (gradients, other types than float32
+            on the CPU) runs eager.
     """
 
     def __init__(
@@ -46,18 +48,7 @@ class DenseConv2d(nn.Conv2d):
         check_activation(activation, clamp)
         if way not in WAYS:
             raise ValueError(f"way: got {way!r}, expected one of {WAYS}")
-        super().__init__(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,  # type: ignore[arg-type]
-            conv.stride,  # type: ignore[arg-type]
-            conv.padding,  # type: ignore[arg-type]
-            conv.dilation,  # type: ignore[arg-type]
-            conv.groups,
-            conv.bias is not None,
-            conv.padding_mode,
-            device="meta",
-        )
+        super().__init__(**conv_arguments(conv))
         self.weight, self.bias = conv.weight, conv.bias
         self.training = conv.training
         self.activation, self.clamp, self.way = activation, clamp, way
@@ -72,18 +63,7 @@ class DenseConv2d(nn.Conv2d):
 
     def to_plain(self) -> nn.Conv2d:
         """The convolution alone, sharing the parameters."""
-        conv = nn.Conv2d(
-            self.in_channels,
-            self.out_channels,
-            self.kernel_size,  # type: ignore[arg-type]
-            self.stride,  # type: ignore[arg-type]
-            self.padding,  # type: ignore[arg-type]
-            self.dilation,  # type: ignore[arg-type]
-            self.groups,
-            self.bias is not None,
-            self.padding_mode,
-            device="meta",
-        )
+        conv = nn.Conv2d(**conv_arguments(self))
         conv.weight, conv.bias = self.weight, self.bias
         return conv.train(self.training)
 
@@ -111,20 +91,23 @@ class DenseConv2d(nn.Conv2d):
             reorder = torch.ops.aten.mkldnn_reorder_conv2d_weight.default
             weight = self.weight.detach().to_mkldnn()
             self._reordered = reorder(weight, *geometry, list(input.shape))
-        name = _POINTWISE[self.activation]
-        low, high = self.clamp if self.activation == "clamp" else (0.0, 6.0)
-        scalars = [low, high] if name == "hardtanh" else []
         arguments = (self._reordered, self.bias, *geometry)
+        operator = torch.ops.mkldnn._convolution_pointwise
         output: Tensor
         if residual is None:
-            operator = torch.ops.mkldnn._convolution_pointwise.default
-            output = operator(input, *arguments, name, scalars, "")
-        else:
-            output = torch.ops.mkldnn._convolution_pointwise.default(
-                input, *arguments, "none", [], ""
-            )
-            output = apply_epilogue(output, residual, self.activation, self.clamp)
-        return output
+            name = _POINTWISE[self.activation]
+            low, high = self.clamp if self.activation == "clamp" else (0.0, 6.0)
+            scalars = [low, high] if name == "hardtanh" else []
+            output = operator.default(input, *arguments, name, scalars, "")
+            return output
+        unary = {"none": None, "relu": "relu"}
+        shape = output_shape(self, input, self.padding)  # type: ignore[arg-type]
+        if self.activation in unary and is_fusable(residual, input, shape):
+            activation = unary[self.activation]
+            output = operator.binary(input, residual, *arguments, "add", 1.0, activation, [], "")
+            return output
+        output = operator.default(input, *arguments, "none", [], "")
+        return apply_epilogue(output, residual, self.activation, self.clamp)
 
     def train(self, mode: bool = True) -> DenseConv2d:
         """As `nn.Module.train`; the weight is reordered again at the next call."""

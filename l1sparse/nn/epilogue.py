@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from l1sparse.ops import ACTIVATIONS
 from l1sparse.reference import activate
@@ -40,3 +40,13 @@ def is_fusable(residual: Any, input: Tensor, output_shape: Sequence[int]) -> boo
         and list(residual.shape) == list(output_shape)
         and residual.dtype == input.dtype
     )
+
+
+def output_shape(conv: nn.Conv2d, input: Tensor, padding: Sequence[int]) -> list[int]:
+    """``[N, O, height, width]`` that `conv` makes of `input`, with so many zeros at each side."""
+    sizes = zip(input.shape[2:], padding, conv.dilation, conv.kernel_size, conv.stride, strict=True)
+    return [
+        input.shape[0],
+        conv.out_channels,
+        *((size + 2 * p - d * (k - 1) - 1) // s + 1 for size, p, d, k, s in sizes),
+    ]

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from l1sparse.format import GroupShape
 from l1sparse.gpu.backend import is_available
 from l1sparse.group_mask import as_grid_mask, expand_group_mask, nonzero_groups
-from l1sparse.nn.epilogue import apply_epilogue, check_activation, is_fusable
+from l1sparse.nn.conv_arguments import conv_arguments
+from l1sparse.nn.epilogue import apply_epilogue, check_activation, is_fusable, output_shape
 from l1sparse.nn.packed_copy import PackedCopy
 from l1sparse.nn.packed_function import PackedConv2dFunction
 from l1sparse.ops import (
@@ -136,20 +137,7 @@ class SparseConv2d(nn.Conv2d):
             grid_mask = nonzero_groups(weight, shape)
         else:
             grid_mask = as_grid_mask(mask, weight.shape, shape)
-        sparse = cls(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,  # type: ignore[arg-type]
-            conv.stride,  # type: ignore[arg-type]
-            conv.padding,  # type: ignore[arg-type]
-            conv.dilation,  # type: ignore[arg-type]
-            conv.groups,
-            conv.bias is not None,
-            conv.padding_mode,
-            device="meta",
-            dtype=weight.dtype,
-            group=shape,
-        )
+        sparse = cls(**conv_arguments(conv), dtype=weight.dtype, group=shape)
         sparse.mask = grid_mask.to(weight.device).clone()
         keep = expand_group_mask(sparse.mask, weight.shape, shape)
         sparse.weight = nn.Parameter(
@@ -170,18 +158,7 @@ class SparseConv2d(nn.Conv2d):
                 f"activation: is {self.activation!r}, which nn.Conv2d does not apply; set it to "
                 "'none' and apply the activation outside"
             )
-        conv = nn.Conv2d(
-            self.in_channels,
-            self.out_channels,
-            self.kernel_size,  # type: ignore[arg-type]
-            self.stride,  # type: ignore[arg-type]
-            self.padding,  # type: ignore[arg-type]
-            self.dilation,  # type: ignore[arg-type]
-            self.groups,
-            self.bias is not None,
-            self.padding_mode,
-            device="meta",
-        )
+        conv = nn.Conv2d(**conv_arguments(self))
         trainable = self.weight is None or self.weight.requires_grad
         conv.weight = nn.Parameter(self.masked_weight().detach().clone(), trainable)
         if self.bias is not None:
@@ -277,7 +254,7 @@ class SparseConv2d(nn.Conv2d):
             return self._trainable(input, packed, geometry, self.activation)
         if trains:
             output = self._trainable(input, packed, geometry, "none")
-        elif residual is None or is_fusable(residual, input, self._output_shape(input, padding)):
+        elif residual is None or is_fusable(residual, input, output_shape(self, input, padding)):
             return call_sparse_conv2d(
                 input,
                 packed,
@@ -299,16 +276,6 @@ class SparseConv2d(nn.Conv2d):
             input, self.weight, self.bias, self._full_mask(), packed, geometry, activation
         )
         return output
-
-    def _output_shape(self, input: Tensor, padding: Sequence[int]) -> list[int]:
-        sizes = zip(
-            input.shape[2:], padding, self.dilation, self.kernel_size, self.stride, strict=True
-        )
-        return [
-            input.shape[0],
-            self.out_channels,
-            *((size + 2 * p - d * (k - 1) - 1) // s + 1 for size, p, d, k, s in sizes),
-        ]
 
     def _pad(self, input: Tensor) -> tuple[Tensor, Sequence[int]]:
         """Do what padding the operator can't; returns the padding that is left for it."""

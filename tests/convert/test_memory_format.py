@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -97,3 +99,23 @@ def test_explain_says_what_runs_how_and_why(monkeypatch: pytest.MonkeyPatch) -> 
     words = [" ".join(line.split()) for line in lines]
     assert words[2] == "stem 1x8 1.000 5.000 - dense nothing is pruned"
     assert words[3] == "left 1x8 0.500 5.000 1.000 sparse measured faster"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_copies_know_what_was_chosen_and_write_the_same_file(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _, fast, x = accelerated_in(name, monkeypatch, prepacked=2.0)
+    l1sparse.save(fast, tmp_path / "first")
+    loaded = l1sparse.load(tmp_path / "first", Net())
+    for other in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
+        assert l1sparse.layer_choices(other) == l1sparse.layer_choices(fast)
+        assert other.explain() == fast.explain()
+        l1sparse.save(other, tmp_path / "second")
+        assert (tmp_path / "second").read_bytes() == (tmp_path / "first").read_bytes()
+    l1sparse.save(loaded, tmp_path / "third")
+    again = l1sparse.load(tmp_path / "third", Net())
+    with torch.no_grad():
+        assert torch.equal(again(x), fast(x))
+    conversions = [n for n in again.graph.nodes if n.target == "contiguous"]
+    assert len(conversions) == len([n for n in fast.graph.nodes if n.target == "contiguous"])
