@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -114,7 +115,8 @@ def attach(conv: nn.Conv2d, group: GroupShape | Sequence[int] | str) -> Companio
             "(torch.nn.utils.parametrize.remove_parametrizations)"
         )
     created = CompanionMask(conv.weight, shape)
-    parametrize.register_parametrization(conv, "weight", created)
+    with _storage_left_alone(conv.weight):  # what it would be set to is what it holds
+        parametrize.register_parametrization(conv, "weight", created)
     setattr(type(conv), "__deepcopy__", _copy_with_own_class)  # noqa: B010
     return created
 
@@ -198,7 +200,11 @@ def detach(conv: nn.Conv2d) -> None:
             f"conv: {others} other parametrizations of its weight would go with the companion "
             "mask; remove them first"
         )
-    parametrize.remove_parametrizations(conv, "weight", leave_parametrized=True)
+    weight = raw_weight(conv)
+    with torch.no_grad():
+        weight.copy_(conv.weight)
+    with _storage_left_alone(weight):
+        parametrize.remove_parametrizations(conv, "weight", leave_parametrized=True)
 
 
 def detach_all(model: nn.Module) -> None:
@@ -206,6 +212,20 @@ def detach_all(model: nn.Module) -> None:
     for module in list(model.modules()):
         if isinstance(module, nn.Conv2d) and companion_mask(module) is not None:
             detach(module)
+
+
+@contextmanager
+def _storage_left_alone(weight: Tensor) -> Iterator[None]:
+    """Keep torch from calling ``weight.set_``.
+
+    That gives the parameter another node in autograd's graph, and the hooks by which
+    DistributedDataParallel exchanges gradients stay with the old one.
+    """
+    weight.set_ = lambda _: weight  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        del weight.set_
 
 
 def _copy_with_own_class(conv: nn.Module, memo: dict[int, Any]) -> nn.Module:

@@ -283,3 +283,20 @@ def test_extend_names_what_is_wrong() -> None:
     with pytest.raises(ValueError, match="mask: cuts through a 1x8 group"):
         extend(conv, cutting)
     assert companion.mask.all(), "a refused mask changes nothing"
+
+
+def test_gradients_reach_the_hooks_that_a_parameter_had_before_its_mask() -> None:
+    """DistributedDataParallel exchanges gradients in such hooks."""
+    conv = conv_with_tails()
+    weight = conv.weight
+    seen = []
+    node = torch.autograd.graph.get_gradient_edge(weight).node
+    node.register_hook(lambda *_: seen.append(1))
+    attach(conv, (1, 4))
+    conv(torch.randn(1, conv.in_channels, 6, 6)).sum().backward()
+    assert len(seen) == 1
+    detach(conv)
+    assert conv.weight is weight
+    conv(torch.randn(1, conv.in_channels, 6, 6)).sum().backward()
+    assert len(seen) == 2
+    assert "set_" not in vars(weight)

@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,13 @@ def caught(call: Callable[[], object]) -> str:
 def work(rank: int, folder: str) -> None:
     """All that one process does; what it found is written for the tests to read."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/store",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=60),  # of ranks that wait for each other
+    )
     found: dict[str, Any] = {}
 
     mask = torch.ones(3, 3, dtype=torch.bool)
