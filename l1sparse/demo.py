@@ -32,7 +32,7 @@ from l1sparse.pruning import (
     split_layers,
 )
 from l1sparse.pruning import prune as prune_network
-from l1sparse.train import DigitsNet, Trainer, load_digits
+from l1sparse.train import DigitsNet, DigitsTrainer, load_digits
 
 GROUP = (1, 8)
 ALLOWED_DROP = 0.004  # accuracy that pruning may cost, as a fraction of 1
@@ -83,7 +83,7 @@ def run_demo(settings: DemoSettings) -> DemoResult:
     torch.manual_seed(settings.seed)
     train_data, held_out = load_digits(settings.seed)
     model = DigitsNet()
-    trainer = Trainer(model, train_data, held_out)
+    trainer = DigitsTrainer(model, train_data, held_out)
 
     _say(f"1/4 train for {settings.epochs} epochs on {len(train_data)} digits")
     trainer.fit(settings.epochs, learning_rate=0.2)
@@ -128,7 +128,7 @@ def run_demo(settings: DemoSettings) -> DemoResult:
     return DemoResult(record, dense_ms, sparse_ms, dense_bytes, sparse_bytes)
 
 
-def _prune(model: nn.Module, trainer: Trainer, target: float, rounds: int) -> PruneResult:
+def _prune(model: nn.Module, trainer: DigitsTrainer, target: float, rounds: int) -> PruneResult:
     with tqdm(desc="2/4 sensitivity", total=None) as bar:
         sensitivities = measure_sensitivity(
             model,

@@ -17,8 +17,8 @@ _EVALUATION_BATCH = 250
 _CALIBRATION_BATCHES = 10
 
 
-class Trainer:
-    """Trains and evaluates one image classifier.
+class DigitsTrainer:
+    """Trains and evaluates the demo's classifier, on tensors that moved at random as whole batches.
 
     Args:
         model: the network; trained in place.

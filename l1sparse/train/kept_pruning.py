@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: MIT
+"""Sensitivity and pruning, so that they can be interrupted after any layer and any step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from l1sparse.format import GroupShape
+from l1sparse.pruning import (
+    LayerSensitivity,
+    PrunePlan,
+    PruneResult,
+    PruneRun,
+    Side,
+    companion_mask,
+    measure_sensitivity,
+)
+from l1sparse.pruning.snapshot import Snapshot
+from l1sparse.train.keeper import Keeper
+from l1sparse.train.trainer import Trainer
+
+Progress = Callable[[str], object]
+
+
+class KeptPruning:
+    """A run of two parts: the sensitivity of layers, and pruning.
+
+    A checkpoint is written after each layer, each step and each round, and by time within rounds.
+    One that was taken within a round holds two states: of pruning before that round, which is run
+    again up to it, and of the network in the middle of it, which then takes over.
+
+    Args:
+        trainer: trains and measures the network to prune.
+        keeper: writes the checkpoints.
+        saved: what `Keeper.begin` gave.
+        say: told, in one line, what has just been done.
+    """
+
+    def __init__(
+        self, trainer: Trainer, keeper: Keeper, saved: Mapping[str, Any] | None, say: Progress
+    ) -> None:
+        self._trainer, self._keeper, self._say = trainer, keeper, say
+        saved = saved or {}
+        self._sensitivities = [LayerSensitivity.from_dict(d) for d in saved.get("sensitivity", ())]
+        self._saved_run: dict[str, Any] | None = saved.get("run")
+        self._round: dict[str, Any] | None = saved.get("round")
+        self._between: dict[str, Any] = {}
+        self._run: PruneRun | None = None
+
+    def sensitivity(
+        self,
+        layers: Sequence[str] | None,
+        group: str | Mapping[str, Any],
+        sparsities: Sequence[float],
+        at: float,
+        *,
+        prune: Side = "below",
+        recalibrate: bool = False,
+    ) -> list[LayerSensitivity]:
+        """`measure_sensitivity`, without the layers that were measured before an interruption.
+
+        It may be called several times, with different group shapes.
+        """
+
+        def keep(record: LayerSensitivity) -> None:
+            self._sensitivities.append(record)
+            self._keeper.save(self._state())
+            self._keeper.stop_if_asked()
+
+        return measure_sensitivity(
+            self._trainer.model,
+            self._trainer.evaluate,
+            layers,
+            group,
+            sparsities,
+            at,
+            prune=prune,
+            recalibrate=self._trainer.recalibrate if recalibrate else None,
+            on_progress=self._say,
+            done=[r for r in self._sensitivities if r.group == _group_of(r.name, group)],
+            on_layer=keep,
+        )
+
+    def prune(self, plan: PrunePlan, recalibrate: bool = True) -> PruneResult:
+        """Prune under `plan`, from the beginning or from where it was interrupted.
+
+        Args:
+            plan: the policy.
+            recalibrate: whether batch-norm statistics are estimated anew after each pruning.
+
+        Raises:
+            StoppedError: if the run was interrupted.
+            ValueError: if the plan or the number of processes is another than before.
+        """
+        run = PruneRun(
+            self._trainer.model,
+            self._trainer.evaluate,
+            self._train,
+            plan,
+            self._trainer.training_state,
+            recalibrate=self._trainer.recalibrate if recalibrate else None,
+            on_progress=self._say,
+            on_checkpoint=self._keep_between,
+        )
+        self._run = run
+        if self._saved_run is not None:
+            run.load_state_dict(self._saved_run["pruning"])
+            self._trainer.load_state_dict(self._saved_run["trainer"])
+            self._between = self._saved_run
+        self._keeper.state_within_round = self._state_within_round
+        return run.run()
+
+    def _keep_between(self, run: PruneRun) -> None:
+        self._between = {"pruning": run.state_dict(), "trainer": self._trainer.state_dict()}
+        self._keeper.save(self._state())
+        self._keeper.stop_if_asked()
+
+    def _train(self, model: nn.Module) -> float:
+        middle, self._round = self._round, None
+        if middle is not None and self._is_round_of(middle):
+            snapshot = Snapshot(model, self._trainer.training_state)
+            snapshot.load_state_dict(middle["network"])
+            snapshot.restore()
+            self._trainer.load_state_dict(middle["trainer"])
+        return self._trainer.train_round()
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "sensitivity": [record.to_dict() for record in self._sensitivities],
+            "run": self._between or None,
+            "round": None,
+        }
+
+    def _state_within_round(self) -> dict[str, Any]:
+        assert self._run is not None
+        return self._state() | {
+            "round": {
+                "number": self._run.rounds,
+                "masks": _masks(self._trainer.model),
+                "network": Snapshot(self._trainer.model, self._trainer.training_state).state_dict(),
+                "trainer": self._trainer.state_dict(),
+            }
+        }
+
+    def _is_round_of(self, middle: Mapping[str, Any]) -> bool:
+        """Whether running again led to the round that `middle` is in the middle of.
+
+        It may not, where a device computes something else each time: the network then reaches its
+        target without a round, say. The round's training is then lost, nothing else.
+        """
+        assert self._run is not None
+        here, there = _masks(self._trainer.model), middle["masks"]
+        same = here.keys() == there.keys() and all(torch.equal(here[n], there[n]) for n in here)
+        if not same or middle["number"] != self._run.rounds:
+            self._say(
+                "the interrupted round did not come about again; it starts from its beginning"
+            )
+            return False
+        return True
+
+
+def _group_of(name: str, group: str | Mapping[str, Any]) -> GroupShape:
+    return GroupShape.of(group if isinstance(group, str) else group[name])
+
+
+def _masks(model: nn.Module) -> dict[str, torch.Tensor]:
+    masks = {
+        name: companion_mask(part)
+        for name, part in model.named_modules()
+        if isinstance(part, nn.Conv2d)
+    }
+    return {name: mask.mask.cpu().clone() for name, mask in masks.items() if mask is not None}
