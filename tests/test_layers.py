@@ -35,10 +35,12 @@ PYTHON = {
     "layer_time": {"format"},
     "pruning": {"pruning", "ops", "format", "group_mask", "layer_time"},
     "convert": {"convert", "nn", "ops", "format", "group_mask", "layer_time"},
-    "report": {"report"},
-    "train": {"train"},
+    "report": {"files", "report"},
+    "train": {"files", "format", "pruning", "train"},
     "demo": {"convert", "pruning", "train"},
-    "cli": {"build", "demo", "report"},
+    "files": set(),
+    "__main__": {"cli"},
+    "cli": {"build", "cli", "convert", "demo", "files", "format", "pruning", "report", "train"},
     "__init__": {"build", "convert", "format", "gpu", "nn", "ops", "pruning"},
 }
 
