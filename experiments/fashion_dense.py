@@ -20,7 +20,7 @@ from fashion_training import (
 )
 from json_files import read_json, write_json
 
-TRAINING_EPOCHS, RETRAINING_EPOCHS = 6, 4
+TRAINING_EPOCHS, RETRAINING_EPOCHS = 6, 8
 RETRAINING_ROUNDS = RETRAINING_EPOCHS * ROUNDS_PER_EPOCH
 
 

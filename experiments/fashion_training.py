@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fashion_data import CLASSES, FashionData, Images
 from l1sparse.train.digits import DigitsNet
 
-CHANNELS = (16, 32, 64)
+CHANNELS, DEPTHS = (16, 32, 64), (2, 2, 4)  # of the stages
 ROUNDS_PER_EPOCH = 5
 BATCH = 256
 PEAK_TRAINING, PEAK_RETRAINING = 0.3, 0.1  # learning rates
@@ -24,7 +24,7 @@ DECAY_TRAINING, DECAY_RETRAINING = 5e-4, 1e-4
 # Of retraining: the share of the loss that compares with the dense network, not with the labels.
 DISTILLATION, TEMPERATURE = 0.7, 3.0
 SETTINGS = {
-    "network": "VGG pattern: two 3x3 convolutions each of 16, 32, 64 channels, batch norm, ReLU",
+    "network": "VGG pattern: 2, 2 and 4 3x3 convolutions of 16, 32 and 64 channels, batch norm, ReLU",
     "batch": BATCH,
     "optimizer": "SGD, Nesterov momentum 0.9",
     "weight_decay": {"training": DECAY_TRAINING, "retraining": DECAY_RETRAINING},
@@ -41,7 +41,7 @@ _CALIBRATION = 2560  # images
 
 def make_network() -> nn.Module:
     """The untrained network, channels_last."""
-    network = DigitsNet(CHANNELS, CLASSES)
+    network = DigitsNet(CHANNELS, CLASSES, DEPTHS)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 

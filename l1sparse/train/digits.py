@@ -33,21 +33,27 @@ def load_digits(seed: int = 0) -> tuple[TensorDataset, TensorDataset]:
 
 
 class DigitsNet(nn.Module):
-    """Three stages of two 3x3 convolutions each (VGG's pattern), batch norm and ReLU.
+    """Three stages of 3x3 convolutions (VGG's pattern), batch norm and ReLU.
 
     Args:
         channels: filters of each stage.
         classes: outputs.
+        depths: convolutions of each stage.
     """
 
-    def __init__(self, channels: tuple[int, int, int] = (32, 64, 128), classes: int = 10) -> None:
+    def __init__(
+        self,
+        channels: tuple[int, int, int] = (32, 64, 128),
+        classes: int = 10,
+        depths: tuple[int, int, int] = (2, 2, 2),
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         inputs = 1
-        for stage, filters in enumerate(channels):
+        for stage, (filters, depth) in enumerate(zip(channels, depths, strict=True)):
             if stage > 0:
                 layers.append(nn.MaxPool2d(2))
-            for _ in range(2):
+            for _ in range(depth):
                 layers += [
                     nn.Conv2d(inputs, filters, 3, padding=1, bias=False),
                     nn.BatchNorm2d(filters),
