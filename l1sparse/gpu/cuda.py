@@ -19,6 +19,8 @@ _MOST_SPLITS = 16
 # Columns that a split must have, so that its pipeline is worth filling.
 _LEAST_COLUMNS = 16
 _SIMT_PIXELS = 128
+# Channels that its kernel takes at a time.
+_SIMT_STEP = 16
 
 
 def splits_for(thread_blocks: int, columns: int, multiprocessors: int) -> int:
@@ -46,9 +48,16 @@ class CudaBackend:
     ) -> Plan:
         """See `Backend.plan`."""
         if layout.kind == "simt":
-            return simt_plan(weight, mask, groups, channels=layout.channels)
+            step = _SIMT_STEP // layout.channels
+            return simt_plan(weight, mask, groups, channels=layout.channels, step=step)
         return tensor_core_plan(
-            weight, mask, groups, dtype, strips=layout.strips, filter_order=layout.order
+            weight,
+            mask,
+            groups,
+            dtype,
+            strips=layout.strips,
+            filter_order=layout.order,
+            taps_together=True,
         )
 
     def conv2d(

@@ -135,6 +135,7 @@ def tensor_core_plan(
     fragments: bool = True,
     strips: int = STRIPS,
     filter_order: Tensor | None = None,
+    taps_together: bool = False,
 ) -> Plan:
     """The layout for tensor cores: a tile is kept whole where any of its weights is kept.
 
@@ -147,6 +148,8 @@ def tensor_core_plan(
         strips: strips of a block.
         filter_order: ``[O]``, whole numbers: a permutation of the filters within each
             convolution group; strips are made of filters that follow each other in it.
+        taps_together: the taps of a channel tile follow each other, which read mostly the same
+            pixels; else the channel tiles of a tap do.
 
     Raises:
         ValueError: if the channels do not divide into tiles, or `filter_order` is no permutation
@@ -158,7 +161,16 @@ def tensor_core_plan(
             f"weight: {weight.shape[1]} channels do not divide into tiles of {step}, which tensor "
             f"cores need for {str(dtype).removeprefix('torch.')}"
         )
-    parts = _Parts(weight, mask, groups, STRIP, strips, step, filter_order)
+    parts = _Parts(
+        weight,
+        mask,
+        groups,
+        STRIP,
+        strips,
+        step,
+        filter_order=filter_order,
+        taps_together=taps_together,
+    )
     tiles = parts.tiles.to(dtype) if dtype != torch.float32 else round_to_tf32(parts.tiles)
     columns = torch.cat([parts.columns, parts.masks[:, :1]], 1)
     values = as_fragments(tiles) if fragments else tiles
@@ -172,6 +184,7 @@ def simt_plan(
     *,
     channels: int = SIMT_CHANNELS[0],
     block_filters: int = SIMT_FILTERS,
+    step: int = 1,
 ) -> Plan:
     """The layout for ordinary arithmetic: any group shape, any number of channels.
 
@@ -181,10 +194,12 @@ def simt_plan(
         groups: convolution groups.
         channels: of a tile, one of `SIMT_CHANNELS`; see `simt_channels`.
         block_filters: filters of a block.
+        step: columns come in steps of so many, side by side at one tap, from a multiple of so many
+            on; where only some of a step are kept, all are listed. Those behind the last channel
+            have none.
     """
-    parts = _Parts(weight, mask, groups, 1, block_filters, channels, None)
-    within = parts.columns[:, 2] % weight.shape[1]
-    valid = (weight.shape[1] - within).clamp(max=channels)
+    parts = _Parts(weight, mask, groups, 1, block_filters, channels, step=step)
+    valid = (weight.shape[1] - parts.first_channel).clamp(0, channels)
     columns = torch.cat([parts.columns, valid[:, None]], 1)
     return parts.plan("simt", columns, parts.tiles.flatten(1).contiguous())
 
@@ -218,11 +233,14 @@ class _Parts:
         tile_filters: int,
         runs: int,
         tile_channels: int,
-        filter_order: Tensor | None,
+        *,
+        filter_order: Tensor | None = None,
+        taps_together: bool = False,
+        step: int = 1,
     ) -> None:
         self.shape = tuple(weight.shape)
         self.groups, self.runs = groups, runs
-        self.tile_filters, self.tile_channels = tile_filters, tile_channels
+        self.tile_filters, self.tile_channels, self.step = tile_filters, tile_channels, step
         self.kept_weights = int(mask.sum())
         self.filter_order = None
         if filter_order is not None:
@@ -232,14 +250,21 @@ class _Parts:
         kept = self._as_tiles(torch.where(mask, weight, torch.zeros_like(weight)))
         # [block, tap, channel tile, run of filters]
         has_tile = self._as_tiles(mask).any(-1).any(-1)
+        if taps_together:
+            kept, has_tile = kept.transpose(1, 2), has_tile.transpose(1, 2)
         has_column = has_tile.any(-1)
+        if step > 1:
+            of_step = has_column.unflatten(-1, (-1, step)).any(-1)
+            has_column = of_step.repeat_interleave(step, -1)
         self.tiles = kept[has_tile]
         _check_count(len(self.tiles))
 
-        block, tap, channel_tile = has_column.nonzero().unbind(1)
+        block, *place = has_column.nonzero().unbind(1)
+        tap, channel_tile = reversed(place) if taps_together else place
         group = block // (has_column.shape[0] // groups)
         width = self.shape[3]
-        first = group * self.shape[1] + channel_tile * tile_channels
+        self.first_channel = channel_tile * tile_channels  # in the convolution group
+        first = group * self.shape[1] + self.first_channel
         self.columns = torch.stack([tap // width, tap % width, first], 1)
         bits = has_tile[has_column].to(torch.int64)
         words = F.pad(bits, (0, -runs % 32)).reshape(len(bits), -(-runs // 32), 32)
@@ -253,7 +278,7 @@ class _Parts:
         filters, channels = weight.shape[0] // self.groups, weight.shape[1]
         parts = weight.reshape(self.groups, filters, channels, -1)
         missing_filters = -filters % (self.runs * self.tile_filters)
-        missing_channels = -channels % self.tile_channels
+        missing_channels = -channels % (self.tile_channels * self.step)
         parts = F.pad(parts, (0, 0, 0, missing_channels, 0, missing_filters))
         taps = parts.shape[3]
         parts = parts.reshape(

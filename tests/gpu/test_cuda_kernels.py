@@ -54,11 +54,13 @@ class Runner:
         )  # fmt: skip
         if case.layout == "simt":
             channels = simt_channels(GroupShape.of(case.group).channels)
-            plan = simt_plan(tensors.weight, tensors.mask, case.groups, channels=channels)
+            plan = simt_plan(
+                tensors.weight, tensors.mask, case.groups, channels=channels, step=16 // channels
+            )
         else:
             plan = tensor_core_plan(
                 tensors.weight, tensors.mask, case.groups, case.dtype, strips=strips,
-                filter_order=order,
+                filter_order=order, taps_together=True,
             )  # fmt: skip
         # The backend takes 128 pixels where they make enough thread blocks.
         chip = SimpleNamespace(multiprocessors=0 if pixels == 128 else 10**6)

@@ -59,9 +59,11 @@ def rebuilt(plan: Plan) -> tuple[Tensor, Tensor]:
             words = plan.masks[column].tolist()
             mask = sum((word & 0xFFFFFFFF) << (32 * i) for i, word in enumerate(words))
             first = channel - group * channels
-            assert 0 <= first < channels
+            assert first >= 0
             assert first % plan.tile_channels == 0
-            count = min(plan.tile_channels, channels - first)
+            count = max(0, min(plan.tile_channels, channels - first))
+            # Only steps have columns for which nothing is kept.
+            assert (count and mask) or plan.layout == "simt"
             assert last == (mask if plan.layout == "tensor_core" else count)
             for run in range(64):
                 if not mask >> run & 1:
@@ -117,14 +119,26 @@ def check(plan: Plan, weight: Tensor, mask: Tensor) -> None:
     density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
     block_filters=st.sampled_from([8, 32, 64]),
     tile_channels=st.sampled_from([8, 4, 1]),
+    step_channels=st.sampled_from([1, 16]),
 )
 def test_simt_holds_every_kept_weight_once(
     filters: int, channels: int, kernel: Any, groups: int, group: str, density: float,
-    block_filters: int, tile_channels: int,
+    block_filters: int, tile_channels: int, step_channels: int,
 ) -> None:  # fmt: skip
     weight, mask = masked_weight((filters * groups, channels, *kernel), group, density)
-    plan = simt_plan(weight, mask, groups, channels=tile_channels, block_filters=block_filters)
+    step = max(1, step_channels // tile_channels)
+    plan = simt_plan(
+        weight, mask, groups, channels=tile_channels, block_filters=block_filters, step=step
+    )
     check(plan, weight, mask)
+    steps = plan.columns.reshape(-1, step, 4)
+    assert (plan.block_offsets % step == 0).all()
+    assert (steps[:, :, :2] == steps[:, :1, :2]).all()
+    within = steps[:, 0, 2] % channels
+    assert (within % (step * tile_channels) == 0).all()
+    places = torch.arange(step) * tile_channels
+    assert torch.equal(steps[:, :, 2], steps[:, :1, 2] + places)
+    assert (plan.masks.reshape(-1, step * plan.masks.shape[1]) != 0).any(1).all()
     if GroupShape.of(group).channels % tile_channels == 0 and channels % tile_channels == 0:
         assert plan.fill_in == 1
 
@@ -141,18 +155,20 @@ def test_simt_holds_every_kept_weight_once(
     fragments=st.booleans(),
     strips=st.sampled_from([1, 4, 8]),
     permuted=st.booleans(),
+    taps_together=st.booleans(),
 )
 def test_tensor_core_holds_every_kept_weight_once(
     filters: int, channels: int, kernel: Any, groups: int, group: str, density: float,
-    dtype: torch.dtype, fragments: bool, strips: int, permuted: bool,
+    dtype: torch.dtype, fragments: bool, strips: int, permuted: bool, taps_together: bool,
 ) -> None:  # fmt: skip
     weight, mask = masked_weight((filters * groups, 16 * channels, *kernel), group, density)
     order = None
     if permuted:
         order = torch.cat([g * filters + torch.randperm(filters) for g in range(groups)])
     plan = tensor_core_plan(
-        weight, mask, groups, dtype, fragments=fragments, strips=strips, filter_order=order
-    )
+        weight, mask, groups, dtype, fragments=fragments, strips=strips, filter_order=order,
+        taps_together=taps_together,
+    )  # fmt: skip
     check(plan, weight, mask)
 
 
@@ -182,11 +198,15 @@ def test_blocks_are_ordered_by_descending_work() -> None:
     assert plan.block_order.tolist() == [1, 2, 0]
 
 
-def test_columns_go_through_the_channels_of_a_tap_before_the_next_tap() -> None:
-    plan = tensor_core_plan(
-        torch.ones(16, 32, 1, 2), torch.ones(16, 32, 1, 2, dtype=torch.bool), 1, torch.float16
-    )
-    assert plan.columns[:, :3].tolist() == [[0, 0, 0], [0, 0, 16], [0, 1, 0], [0, 1, 16]]
+@pytest.mark.parametrize("taps_together", [False, True])
+def test_columns_go_through_channels_or_taps_first(taps_together: bool) -> None:
+    weight, mask = masked_weight((16, 32, 1, 2), "16x16", 1.0)
+    plan = tensor_core_plan(weight, mask, 1, torch.float16, taps_together=taps_together)
+    check(plan, weight, mask)
+    places = [[0, 0, 0], [0, 0, 16], [0, 1, 0], [0, 1, 16]]
+    if taps_together:
+        places = [[0, 0, 0], [0, 1, 0], [0, 0, 16], [0, 1, 16]]
+    assert plan.columns[:, :3].tolist() == places
 
 
 def test_tf32_is_rounded_to_nearest_with_ties_away_from_zero() -> None:

@@ -180,7 +180,7 @@ BUGS = {
         PLAIN, "  __syncthreads();\n\n  // 32 pixels", "  // 32 pixels", "plain", "shared race",
     ),
     "no barrier after the corners": Bug(
-        PLAIN, "  __syncthreads();\n\n  const auto read_column", "  const auto read_column",
+        PLAIN, "  __syncthreads();\n\n  // The column", "  // The column",
         "plain",
     ),
     "pixels are exchanged on one side only": Bug(
@@ -207,9 +207,9 @@ BUGS = {
     ),
     "SIMT sums are not cleared": Bug(PLAIN, "sums[f][p] = 0.0f;", "sums[f][p] = 1.0f;", "plain"),
     "quads are exchanged on one side only": Bug(PLAIN, "q ^ (row / 2 % 4)", "q", "plain"),
-    "a SIMT split ends one column early": Bug(
-        PLAIN, "static_cast<int>(of_block * (split + 1) / conv.splits);",
-        "static_cast<int>(of_block * (split + 1) / conv.splits) - (split == 0);", "plain, split",
+    "a SIMT split ends one step early": Bug(
+        PLAIN, "static_cast<int>(steps * (split + 1) / conv.splits) *",
+        "(static_cast<int>(steps * (split + 1) / conv.splits) - (split == 0)) *", "plain, split",
     ),
 }  # fmt: skip
 

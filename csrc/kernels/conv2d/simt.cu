@@ -81,9 +81,10 @@ __global__ void __launch_bounds__(kThreads, kVector == 1 ? 2 : 3)
   const int split = static_cast<int>(blockIdx.y);
   const std::int64_t first_pixel = static_cast<std::int64_t>(pixel_tile) * kPixels;
   const int first_of_block = __ldg(conv.block_offsets + block);
-  const std::int64_t of_block = __ldg(conv.block_offsets + block + 1) - first_of_block;
-  const int begin = first_of_block + static_cast<int>(of_block * split / conv.splits);
-  const int end = first_of_block + static_cast<int>(of_block * (split + 1) / conv.splits);
+  const std::int64_t steps = (__ldg(conv.block_offsets + block + 1) - first_of_block) / L::kColumns;
+  const int begin = first_of_block + static_cast<int>(steps * split / conv.splits) * L::kColumns;
+  const int end =
+      first_of_block + static_cast<int>(steps * (split + 1) / conv.splits) * L::kColumns;
   const auto* const columns = reinterpret_cast<const int4*>(conv.columns);
 
   {
@@ -92,12 +93,10 @@ __global__ void __launch_bounds__(kThreads, kVector == 1 ? 2 : 3)
   }
   __syncthreads();
 
-  const auto read_column = [&](int index) {
-    return index < end ? __ldg(columns + index) : make_int4(0, 0, 0, 0);
-  };
   // The column of this thread's loads, where it is the same for all of them.
   const auto own_column = [&](int first) {
-    return read_column(first + L::part(0) * kVector / kChunk);
+    return first < end ? __ldg(columns + first + L::part(0) * kVector / kChunk)
+                       : make_int4(0, 0, 0, 0);
   };
 
   const auto load_step = [&](int first, int4 own, L& loads) {
@@ -105,7 +104,7 @@ __global__ void __launch_bounds__(kThreads, kVector == 1 ? 2 : 3)
 #pragma unroll
     for (int i = 0; i < L::kParts; ++i) {
       const int channel = L::part(i) * kVector;  // of the step
-      const int4 column = kVector == 1 ? read_column(first + channel / kChunk) : own;
+      const int4 column = kVector == 1 ? __ldg(columns + first + channel / kChunk) : own;
       const int4 at = corners[L::pixel(i)];
       const Corner corner{at.x, at.y, static_cast<unsigned>(at.z)};
       bool inside;
@@ -119,9 +118,9 @@ __global__ void __launch_bounds__(kThreads, kVector == 1 ? 2 : 3)
                                      column.z + channel % kChunk);
       }
     }
-    const int last = min(first + L::kColumns, end);
     const std::int64_t first_tile = __ldg(conv.tile_offsets + first);
-    const int values = (__ldg(conv.tile_offsets + last) - static_cast<int>(first_tile)) * kChunk;
+    const int values =
+        (__ldg(conv.tile_offsets + first + L::kColumns) - static_cast<int>(first_tile)) * kChunk;
     const auto* const tiles = static_cast<const float*>(conv.tiles) + first_tile * kChunk;
 #pragma unroll
     for (int i = 0; i < L::kTileLoads; ++i) {
@@ -129,10 +128,7 @@ __global__ void __launch_bounds__(kThreads, kVector == 1 ? 2 : 3)
       if (at < values) loads.tiles[i] = Vector<float, L::kTileWords>::load(tiles + at);
     }
     if (thread < L::kColumns * 2) {
-      loads.mask =
-          first + thread / 2 < end
-              ? __ldg(arguments.filter_masks + static_cast<std::int64_t>(first) * 2 + thread)
-              : 0;
+      loads.mask = __ldg(arguments.filter_masks + static_cast<std::int64_t>(first) * 2 + thread);
     }
     return values;
   };
