@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""An interpreter for the PTX of this project's kernels, in numpy. See README.md."""
+"""An interpreter for the PTX of this project's kernels, in numpy."""
 
 from .counts import Counts
 from .errors import Hazard, PtxError

@@ -17,6 +17,14 @@ from .types import NUMPY, SIZES, UNSIGNED, is_float, is_integer, is_pair
 
 Function = Callable[..., np.ndarray]
 
+# Sources of an instruction, where what it computes could be called with another number of them.
+_SOURCES = {
+    **dict.fromkeys(("add", "sub", "mul", "div", "and", "or", "xor"), (2,)),
+    **dict.fromkeys(("abs", "neg", "not", "cnot", *real.FUNCTIONS), (1,)),
+    **dict.fromkeys(("min", "max"), (2, 3)),
+    **dict.fromkeys(("fma", "mad"), (3,)),
+}
+
 
 def compute(function: Function, target: int | None, sources: Sequence[int]) -> Run:
     """A step that applies a function to slots and writes the result to one."""
@@ -50,8 +58,9 @@ def simple(
 ) -> Run:
     """A step whose operands are a result and one source of each kind."""
     operands = instruction.operands
-    if len(operands) != len(kinds) + 1:
-        raise PtxError(f"{len(kinds) + 1} operands expected")
+    wanted = _SOURCES.get(instruction.name, (len(kinds),))
+    if len(operands) != len(kinds) + 1 or len(kinds) not in wanted:
+        raise PtxError(f"{wanted[0] + 1} operands expected")
     sources = [link.source(o, k) for o, k in zip(operands[1:], kinds, strict=True)]
     return compute(function, link.target(operands[0], result), sources)
 
@@ -74,8 +83,9 @@ def packed(function: Function, element: str) -> Function:
 def _float(name: str, element: str, modifiers: Modifiers) -> Function:
     """The function of an opcode on floats of one type, its modifiers taken."""
     mode = modifiers.take("rn", "rz", "rm", "rp") or "rn"
-    if name in ("add", "sub", "mul", "fma"):
-        chosen = {"add": real.add, "sub": real.subtract, "mul": real.multiply, "fma": real.fused}
+    if name in ("add", "sub", "mul", "fma", "mad"):
+        chosen = {"add": real.add, "sub": real.subtract, "mul": real.multiply}
+        chosen |= {"fma": real.fused, "mad": real.fused}
         operation = chosen[name]
         if element == "f64" and mode != "rn":
             raise PtxError(f".{mode} of .f64 is not known")
@@ -144,7 +154,7 @@ def _link_mixed(instruction: Instruction, link: Linker, modifiers: Modifiers, ki
 def _clamped(function: Function, element: str, saturates: bool) -> Function:
     def clamped(*values: np.ndarray) -> np.ndarray:
         result = real.widen(function(*values), element)
-        result = real.saturate(result) if saturates else np.where(result > 0, result, 0 * result)
+        result = real.saturate(result) if saturates else np.where(result <= 0, 0.0, result)
         return real.narrow(np.where(np.isnan(result), np.nan, result), element)
 
     return clamped

@@ -101,7 +101,7 @@ class Scheduler:
     def gather(self, place: Place, lanes: Lanes, step: Step) -> Lanes | None:
         """Keeps the threads whose warp is complete at this place; the others wait there."""
         machine = self.machine
-        if lanes.alone and machine.all_live:
+        if lanes.alone and machine.all_live and not getattr(step.members, "checks_masks", False):
             return lanes
         if place in self.waiting:
             lanes = Lanes(lanes.mask | self.waiting.pop(place), False)

@@ -30,6 +30,7 @@ def members_of(slot: int) -> Members:
         bits = named[:, None] >> np.arange(32, dtype=np.uint32) & np.uint32(1)
         return bits.astype(bool).reshape(-1)
 
+    members.checks_masks = True  # type: ignore[attr-defined]
     return members
 
 
