@@ -29,7 +29,7 @@ NATIVE := $(shell find csrc -type f) setup.py pyproject.toml
 CPP := $(shell find csrc tests/csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 GPU_VENV := .venv-gpu
 
-.PHONY: demo bench models experiment test fuzz sanitize lint format clean gpu-code gpu-build gpu-check
+.PHONY: demo bench models experiment test fuzz sanitize lint format clean gpu-code gpu-counts gpu-build gpu-check
 
 demo: $(READY)
 	$(BIN)/l1sparse demo $(DEMO)
@@ -63,6 +63,10 @@ sanitize:
 # What the compiler made of the GPU kernels, and the gate it has to pass; needs nvcc, no GPU.
 gpu-code: $(READY)
 	$(BIN)/python benchmarks/gpu_code.py $(GPU_CODE)
+
+# What the GPU kernels execute on some layers, as docs/gpu.md has it; needs nvcc, no GPU.
+gpu-counts: $(READY)
+	$(BIN)/python tests/gpu/kernel_counts.py
 
 # The package with its GPU kernels, built and imported in a venv with a torch for CUDA; needs nvcc,
 # no GPU. Built from a copy, so that it and the build for the CPU don't take each other's files.

@@ -72,6 +72,7 @@ class CudaBackend:
         channels_last = is_channels_last(input)
         activations = _dense_pixels(input)
         side = None if residual is None else _dense_pixels(residual)
+        bias = None if bias is None else _aligned(bias)
         output = torch.empty(
             problem.output_shape,
             dtype=input.dtype,
@@ -152,7 +153,11 @@ def _target(tensor: Tensor) -> dict[str, Any]:
 
 def _dense_pixels(tensor: Tensor) -> Tensor:
     """The same in channels_last, at an address of which 16-byte loads can be made."""
-    dense = tensor.contiguous(memory_format=torch.channels_last)
+    return _aligned(tensor.contiguous(memory_format=torch.channels_last))
+
+
+def _aligned(dense: Tensor) -> Tensor:
+    """The same, or a copy, at an address of which 16-byte loads can be made."""
     return dense if dense.data_ptr() % 16 == 0 else dense.clone()
 
 

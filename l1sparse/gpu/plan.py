@@ -195,11 +195,11 @@ def simt_plan(
         channels: of a tile, one of `SIMT_CHANNELS`; see `simt_channels`.
         block_filters: filters of a block.
         step: columns come in steps of so many, side by side at one tap, from a multiple of so many
-            on; where only some of a step are kept, all are listed. Those behind the last channel
-            have none.
+            on; where only some of a step are kept, all are listed, the others without channels.
     """
     parts = _Parts(weight, mask, groups, 1, block_filters, channels, step=step)
     valid = (weight.shape[1] - parts.first_channel).clamp(0, channels)
+    valid = valid * (parts.masks != 0).any(1)
     columns = torch.cat([parts.columns, valid[:, None]], 1)
     return parts.plan("simt", columns, parts.tiles.flatten(1).contiguous())
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ptx import Counts
 
 assert "triton" not in sys.modules, "triton was imported before it could be told to interpret"
 os.environ["TRITON_INTERPRET"] = "1"
@@ -32,3 +33,18 @@ def gpu(nvcc: str, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no
     from cuda_kernels import Gpu
 
     return Gpu.build(tmp_path_factory.mktemp("cuda"))
+
+
+@pytest.fixture
+def runner(gpu):  # type: ignore[no-untyped-def]
+    """Runs cases on the CUDA backend over the interpreter."""
+    from kernel_runner import running
+
+    with running(gpu) as runner:
+        yield runner
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    executed = Counts.executed
+    if executed:
+        terminalreporter.write_line(f"PTX instructions executed: {executed} (of whole warps)")

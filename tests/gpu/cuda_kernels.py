@@ -171,10 +171,11 @@ class Gpu:
         memory = Memory()
         places = {}
         for name, array in arrays.items():
+            how = {"name": name, "offset": array.address % 256}  # as little aligned as it is
             if array.address and array.count and array.filled:
-                places[array.address] = memory.allocate((array.count,), array.dtype, name=name)
+                places[array.address] = memory.allocate((array.count,), array.dtype, **how)
             elif array.address and array.count:
-                places[array.address] = memory.upload(array.numbers(), name=name)
+                places[array.address] = memory.upload(array.numbers(), **how)
         reports = []
         for one in launches:
             module, kernel = (replaced or {}).get(plain_name(one.kernel), (None, one.kernel))

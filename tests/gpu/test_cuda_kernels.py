@@ -1,98 +1,19 @@
 # SPDX-License-Identifier: MIT
-"""The CUDA kernels' own PTX, run by the interpreter and held against the reference.
-
-From the operator's arguments down to the launch everything is the product's: plans, backend,
-binding and launchers. What is forced here are the shapes of thread blocks and the splits.
-"""
+"""The CUDA kernels' own PTX, run by the interpreter and held against the reference."""
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any
+from dataclasses import replace
 
 import pytest
 import torch
-from cuda_kernels import Extension, Gpu
-from gpu_case import Case, Tensors, tensors_of
+from gpu_case import Case, tensors_of
+from kernel_runner import Runner
 from torch import Tensor
 
 from l1sparse import GroupShape, reference
-from l1sparse.gpu import backend
-from l1sparse.gpu.plan import simt_channels, simt_plan, tensor_core_plan
-from l1sparse.gpu.problem import conv2d_problem
 
 HALF, BFLOAT, FLOAT = torch.float16, torch.bfloat16, torch.float32
-
-
-@dataclass
-class Runner:
-    """Runs cases on the CUDA backend over the interpreter."""
-
-    extension: Extension
-    module: Any
-    monkeypatch: pytest.MonkeyPatch
-
-    def conv2d(
-        self,
-        tensors: Tensors,
-        strips: int = 4,
-        pixels: int = 64,
-        splits: int = 1,
-        order: Tensor | None = None,
-    ) -> Tensor:
-        """A case's output."""
-        case = tensors.case
-        arguments = tensors.arguments()
-        problem = conv2d_problem(
-            tuple(tensors.input.shape), case.weight_shape, case.stride, case.padding,
-            case.dilation, case.groups, case.activation, arguments["clamp_min"],
-            arguments["clamp_max"],
-        )  # fmt: skip
-        if case.layout == "simt":
-            channels = simt_channels(GroupShape.of(case.group).channels)
-            plan = simt_plan(
-                tensors.weight, tensors.mask, case.groups, channels=channels, step=16 // channels
-            )
-        else:
-            plan = tensor_core_plan(
-                tensors.weight, tensors.mask, case.groups, case.dtype, strips=strips,
-                filter_order=order, taps_together=True,
-            )  # fmt: skip
-        # The backend takes 128 pixels where they make enough thread blocks.
-        chip = SimpleNamespace(multiprocessors=0 if pixels == 128 else 10**6)
-        self.monkeypatch.setattr(self.module, "describe", lambda device: chip)
-        self.monkeypatch.setattr(self.module, "splits_for", lambda *_: splits)
-        output: Tensor = self.module.BACKEND.conv2d(
-            problem, plan, tensors.input, tensors.bias, tensors.residual
-        )
-        return output
-
-    @property
-    def last(self) -> Any:
-        return self.extension.calls[-1]
-
-
-@pytest.fixture
-def runner(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Iterator[Runner]:
-    extension = Extension(gpu)
-    monkeypatch.setitem(sys.modules, "l1sparse._cuda", extension)
-    monkeypatch.setattr("l1sparse._cuda", extension, raising=False)
-    monkeypatch.delitem(sys.modules, "l1sparse.gpu.cuda", raising=False)
-    backend.resolve.cache_clear()
-    module = importlib.import_module("l1sparse.gpu.cuda")
-    monkeypatch.setattr(
-        module,
-        "_target",
-        lambda tensor: {"device": 3, "stream": 7, "dtype": str(tensor.dtype)[len("torch.") :]},
-    )
-    yield Runner(extension, module, monkeypatch)
-    backend.resolve.cache_clear()
-    sys.modules.pop("l1sparse.gpu.cuda", None)
-
 
 TC = Case(80, 32, (3, 3), (6, 7), "16x16", "tensor_core", HALF, padding=(1, 1), density=0.4)
 SIMT = Case(70, 24, (3, 3), (6, 7), "1x8", "simt", HALF, padding=(1, 1), density=0.3)
@@ -197,7 +118,23 @@ def test_filters_in_another_order(dtype: torch.dtype, splits: int, runner: Runne
     assert runner.last.given["filter_order"]
 
 
+@pytest.mark.parametrize("case", [TC, SIMT])
+@pytest.mark.parametrize("name", ["input", "bias", "residual"])
+def test_tensors_that_begin_anywhere(name: str, case: Case, runner: Runner) -> None:
+    tensors = tensors_of(case.but(filters=64, residual=True))
+    tensors = replace(tensors, **{name: one_number_behind_a_boundary(getattr(tensors, name))})
+    tensors.check(runner.conv2d(tensors), tf32_activations=True)
+
+
+def one_number_behind_a_boundary(tensor: Tensor) -> Tensor:
+    storage = tensor.new_empty(tensor.numel() + 1)
+    copy = storage.as_strided(tensor.shape, tensor.stride(), 1).copy_(tensor)
+    assert copy.data_ptr() % 16 == tensor.element_size()
+    return copy
+
+
 @pytest.mark.parametrize("dtype", [FLOAT, BFLOAT, HALF])
+@pytest.mark.parametrize("begins_anywhere", [False, True])
 @pytest.mark.parametrize(
     ("shape", "group"),
     [
@@ -215,9 +152,11 @@ def test_filters_in_another_order(dtype: torch.dtype, splits: int, runner: Runne
     ],
 )
 def test_group_l1_norm(
-    shape: tuple[int, ...], group: str, dtype: torch.dtype, runner: Runner
+    shape: tuple[int, ...], group: str, begins_anywhere: bool, dtype: torch.dtype, runner: Runner
 ) -> None:
     weight = torch.randn(shape).to(dtype)
+    if begins_anywhere:
+        weight = one_number_behind_a_boundary(weight)
     norms = runner.module.BACKEND.group_l1_norm(weight, GroupShape.of(group))
     expected = reference.group_l1_norm(weight.double(), group)
     # Each sum of n numbers is off by n roundings at most.

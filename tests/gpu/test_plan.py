@@ -64,7 +64,7 @@ def rebuilt(plan: Plan) -> tuple[Tensor, Tensor]:
             count = max(0, min(plan.tile_channels, channels - first))
             # Only steps have columns for which nothing is kept.
             assert (count and mask) or plan.layout == "simt"
-            assert last == (mask if plan.layout == "tensor_core" else count)
+            assert last == (mask if plan.layout == "tensor_core" else count * bool(mask))
             for run in range(64):
                 if not mask >> run & 1:
                     continue

@@ -18,12 +18,11 @@ import pytest
 import torch
 from cuda_kernels import CSRC, compile_ptx, plain_name
 from gpu_case import Case, tensors_of
+from kernel_runner import Runner
 from ptx import Hazard, Module
-from test_cuda_kernels import BFLOAT, FLOAT, HALF, SIMT, TC, Runner, runner
+from test_cuda_kernels import BFLOAT, FLOAT, HALF, SIMT, TC
 
 from l1sparse import GroupShape, reference
-
-__all__ = ["runner"]
 
 
 @dataclass(frozen=True)

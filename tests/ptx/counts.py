@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -36,8 +36,10 @@ class Counts:
         shared_requests: Instructions of warps that access shared memory.
         shared_phases: Wavefronts they need at least: one for 128 bytes of a warp's lanes.
         shared_wavefronts: Wavefronts they need, with bank conflicts.
+        executed: Warp-instructions of all launches of this process.
     """
 
+    executed: ClassVar[int] = 0
     steps: list[int] = field(default_factory=list, repr=False)
     instructions: Counter[str] = field(default_factory=Counter)
     branches: int = 0
@@ -132,6 +134,7 @@ class Counts:
         for step, count in zip(steps, self.steps, strict=True):
             if count:
                 self.instructions[step.instruction.opcode] += count
+                Counts.executed += count
         self.steps = [0] * len(steps)
         for key, (_, touched) in self._touched.items():
             self._add(f"global_{key[0]}_ideal", int(np.count_nonzero(touched)))

@@ -72,10 +72,11 @@ struct TensorCoreConv2d {
 int launch_tensor_core_conv2d(const TensorCoreConv2d& problem, void* stream);
 
 // Any channels, any groups. Filters of a block are 64; a tile is float32 [chunk] for one filter,
-// zero where the column has fewer channels. Columns come in steps of 16 channels: 16 / chunk of them
-// at one tap, side by side, the first one's channel within its convolution group a multiple of 16.
+// zero where the column has fewer channels. Columns come in steps of 16 channels: 16 / chunk of
+// them at one tap, side by side, the first one's channel within its convolution group a multiple
+// of 16.
 //
-//   columns[i][3]        channels that the column has, at most `chunk`; none behind the last one
+//   columns[i][3]        channels that the column has, at most `chunk`; 0 where no filter kept it
 //   filter_masks[i][2]   bit f % 32 of [f / 32]: filter f of the block kept the column; its tiles
 //                        follow in this order
 //   block_order[blocks]  the order in which blocks are begun, most work first

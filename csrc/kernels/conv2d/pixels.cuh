@@ -25,7 +25,7 @@ struct Corner {
 // Of output pixel `pixel` of the whole batch; nothing is inside for one past the last.
 __device__ inline Corner corner_of(const GpuConv2d& conv, std::int64_t pixel) {
   const int of_image = conv.out_h * conv.out_w;
-  if (pixel >= static_cast<std::int64_t>(conv.batch) * of_image) return {INT32_MIN / 2, 0, 0};
+  if (pixel >= static_cast<std::int64_t>(conv.batch) * of_image) return {INT32_MIN, 0, 0};
   const int image = static_cast<int>(pixel) / of_image;
   const int within = static_cast<int>(pixel) - image * of_image;
   const int row = within / conv.out_w;

@@ -64,10 +64,10 @@ struct Loads {
 // gpu-code: simt_conv2d<float, [48], 4> threads 128 dynamic 0 loads 16x20 warps 75:8 80:12 86:12 90:12 100:12 120:12
 // gpu-code: simt_conv2d<*, 8, 8> threads 128 dynamic 0 loads 16x12 warps 75:8 80:12 86:12 90:12 100:12 120:12
 // gpu-code: simt_conv2d<__*, 4, 4> threads 128 dynamic 0 loads 8x12 warps 75:8 80:12 86:12 90:12 100:12 120:12
-// gpu-code: simt_conv2d<*, [48], 1> threads 128 dynamic 0 loads 16x23 warps 75:8 80:12 86:12 90:12 100:12 120:12
-// gpu-code: simt_conv2d<*, 1, 1> threads 128 dynamic 0 loads 16x32 warps 75:8 80:12 86:12 90:12 100:8 120:8
+// gpu-code: simt_conv2d<*, [48], 1> threads 128 dynamic 0 loads 16x9 warps 75:8 80:12 86:12 90:12 100:12 120:12
+// gpu-code: simt_conv2d<*, 1, 1> threads 128 dynamic 0 loads 16x32 warps 75:8 80:12 86:12 90:12 100:12 120:12
 template <class T, int kChunk, int kVector>
-__global__ void __launch_bounds__(kThreads, kVector == 1 ? 2 : 3)
+__global__ void __launch_bounds__(kThreads, 3)
     simt_conv2d(const __grid_constant__ SimtArguments arguments) {
   using L = Loads<T, kChunk, kVector>;
   const GpuConv2d& conv = arguments.conv;
@@ -99,6 +99,8 @@ __global__ void __launch_bounds__(kThreads, kVector == 1 ? 2 : 3)
                        : make_int4(0, 0, 0, 0);
   };
 
+  // Returns how many numbers of tiles there are, and steps `next_tile` on behind them.
+  int next_tile = begin < end ? __ldg(conv.tile_offsets + begin) : 0;
   const auto load_step = [&](int first, int4 own, L& loads) {
     const auto* const input = static_cast<const T*>(conv.input);
 #pragma unroll
@@ -118,10 +120,11 @@ __global__ void __launch_bounds__(kThreads, kVector == 1 ? 2 : 3)
                                      column.z + channel % kChunk);
       }
     }
-    const std::int64_t first_tile = __ldg(conv.tile_offsets + first);
-    const int values =
-        (__ldg(conv.tile_offsets + first + L::kColumns) - static_cast<int>(first_tile)) * kChunk;
-    const auto* const tiles = static_cast<const float*>(conv.tiles) + first_tile * kChunk;
+    const auto* const tiles =
+        static_cast<const float*>(conv.tiles) + static_cast<std::int64_t>(next_tile) * kChunk;
+    const int first_tile = next_tile;
+    next_tile = __ldg(conv.tile_offsets + first + L::kColumns);
+    const int values = (next_tile - first_tile) * kChunk;
 #pragma unroll
     for (int i = 0; i < L::kTileLoads; ++i) {
       const int at = (i * kThreads + thread) * L::kTileWords;
