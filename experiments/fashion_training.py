@@ -24,7 +24,7 @@ DECAY_TRAINING, DECAY_RETRAINING = 5e-4, 1e-4
 # Of retraining: the share of the loss that compares with the dense network, not with the labels.
 DISTILLATION, TEMPERATURE = 0.7, 3.0
 SETTINGS = {
-    "network": "VGG pattern: 2, 2 and 4 3x3 convolutions of 16, 32 and 64 channels, batch norm, ReLU",
+    "network": "VGG pattern: 2, 2, 4 3x3 convolutions of 16, 32, 64 channels, batch norm, ReLU",
     "batch": BATCH,
     "optimizer": "SGD, Nesterov momentum 0.9",
     "weight_decay": {"training": DECAY_TRAINING, "retraining": DECAY_RETRAINING},
