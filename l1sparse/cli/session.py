@@ -74,7 +74,7 @@ def session(
         recipe = replace(recipe, batch_size=min(recipe.batch_size, most))
     torch.manual_seed(recipe.seed)
     model = load_model(options.model, data.classes, options.weights)
-    check_classes(model, data)
+    data = replace(data, classes=check_classes(model, data))
     before = fingerprint(model)  # the trainer may move it and change its memory format
     trainer = Trainer(
         model,

@@ -89,7 +89,8 @@ def load_idx_folder(folder: Path, augment: bool = True) -> tuple[IdxImages, IdxI
         augment: whether to move training images at random.
 
     Raises:
-        ValueError: if a file is missing or damaged, or images and labels differ in number.
+        ValueError: if a file is missing or damaged, images and labels differ in number, or the
+            held-out images have a class that the others lack.
     """
     arrays = {
         (part, kind): read_idx(_find(folder, f"{part}-{kind}"))
@@ -103,6 +104,12 @@ def load_idx_folder(folder: Path, augment: bool = True) -> tuple[IdxImages, IdxI
                 f"{folder}: expected as many {part} images as labels and at least one, got images "
                 f"{list(images.shape)} and labels {list(labels.shape)}"
             )
+    classes, seen = (int(arrays[part, "labels-idx1-ubyte"].max()) + 1 for part in ("train", "t10k"))
+    if seen > classes:
+        raise ValueError(
+            f"{folder}: the train labels are 0 to {classes - 1}, but there is a t10k label "
+            f"{seen - 1}; both need the same classes"
+        )
     pixels = arrays["train", "images-idx3-ubyte"].double()
     mean, deviation = float(pixels.mean()), float(pixels.std()) or 1.0
     train, held_out = (
@@ -115,7 +122,7 @@ def load_idx_folder(folder: Path, augment: bool = True) -> tuple[IdxImages, IdxI
         )
         for part in ("train", "t10k")
     )
-    return train, held_out, int(arrays["train", "labels-idx1-ubyte"].max()) + 1
+    return train, held_out, classes
 
 
 def is_idx_folder(folder: Path) -> bool:

@@ -52,8 +52,13 @@ def load_model(text: str, classes: int | None = None, weights: Path | None = Non
     return model
 
 
-def check_classes(model: nn.Module, data: Data, device: torch.device | str = "cpu") -> None:
-    """Raise ValueError unless `model` has one output for each class of `data`."""
+def check_classes(model: nn.Module, data: Data, device: torch.device | str = "cpu") -> int:
+    """How many classes `model` tells apart.
+
+    Raises:
+        ValueError: unless it has one output for each class of `data`, as far as `data` or its
+            first image tells them.
+    """
     image, label = _example(data)
     was_training = model.training
     with torch.inference_mode():
@@ -73,6 +78,7 @@ def check_classes(model: nn.Module, data: Data, device: torch.device | str = "cp
         raise ValueError(f"model: it has {count} outputs, but the data has {data.classes} classes")
     if not 0 <= label < count:
         raise ValueError(f"model: it has {count} outputs, but the data has the label {label}")
+    return count
 
 
 def example_image(data: Data) -> Tensor:

@@ -50,7 +50,8 @@ class Trainer:
         scheduler: of its learning rate, or None.
 
     Raises:
-        ValueError: if the recipe does not fit torch, the data or the number of processes.
+        ValueError: if the recipe does not fit torch, the data or the number of processes; later,
+            if a label is none of the data's classes (where it knows them).
     """
 
     def __init__(
@@ -299,10 +300,23 @@ class Trainer:
                     say(f"left out: {broken}")
             if not len(batch.images):
                 raise ValueError(f"{batch.broken[0]}; no image of its batch can be read")
+            self._check_labels(batch.labels)
             images = batch.images.to(self.device, non_blocking=True)
             if self._recipe.channels_last and images.dim() == 4:
                 images = images.contiguous(memory_format=torch.channels_last)
             yield images, batch.labels.to(self.device, non_blocking=True)
+
+    def _check_labels(self, labels: Tensor) -> None:
+        # Before they go to the device: a GPU would end the process without saying which it was.
+        classes = self._data.classes
+        if classes is None:
+            return
+        low, high = (int(value) for value in labels.aminmax())
+        if low < 0 or high >= classes:
+            raise ValueError(
+                f"data: expected labels 0 to {classes - 1}, one for each of the {classes} classes, "
+                f"got {low if low < 0 else high}"
+            )
 
     def _loader_of(self, data: Any, batches: Any) -> Any:
         return loader(

@@ -184,6 +184,27 @@ def test_class_counts_that_differ(capsys: pytest.CaptureFixture[str]) -> None:
     assert message == "l1sparse: model: it has 5 outputs, but the data has 3 classes"
 
 
+@pytest.mark.parametrize("label", [9, -1])
+def test_a_label_that_is_no_class_of_the_network(
+    label: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("labels.py").write_text(
+        "import torch\n"
+        "def data():\n"
+        "    labels = torch.zeros(64, dtype=torch.int64)\n"
+        f"    labels[5] = {label}\n"
+        "    images = torch.utils.data.TensorDataset(torch.randn(64, 1, 12, 12), labels)\n"
+        "    return images, images\n"
+    )
+    train = ["train", "--model", "tiny:small_net", "--data", "labels:data", "--rounds", "1"]
+    try:
+        message = error_of([*train, "--output", "run"], capsys)
+    finally:
+        sys.modules.pop("labels", None)
+    expected = f"expected labels 0 to 3, one for each of the 4 classes, got {label}"
+    assert message == f"l1sparse: data: {expected}"
+
+
 def test_a_target_above_what_the_baseline_reaches(capsys: pytest.CaptureFixture[str]) -> None:
     change_plan("allowed_drop: 0.0,", "target_accuracy: 1.0,")
     weights = load_file("dense.safetensors")

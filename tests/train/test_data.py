@@ -137,6 +137,13 @@ def test_images_and_labels_that_differ_in_number_are_an_error(idx_folder: Path) 
         load_data(str(idx_folder))
 
 
+def test_idx_parts_with_different_classes_are_an_error(idx_folder: Path) -> None:
+    path = idx_folder / "t10k-labels-idx1-ubyte"
+    path.write_bytes(path.read_bytes()[:-1] + bytes([7]))
+    with pytest.raises(ValueError, match=r"the train labels are 0 to 3, but .* t10k label 7"):
+        load_data(str(idx_folder))
+
+
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own_data.py").write_text(
