@@ -51,6 +51,12 @@ def add(commands: Commands) -> None:
         "--scheduler-options", nargs="*", type=setting, default=[], metavar="NAME=VALUE"
     )
     parser.add_argument(
+        "--scheduler-every",
+        choices=["step", "round"],
+        default="step",
+        help="when it steps (default: after each step of the optimizer)",
+    )
+    parser.add_argument(
         "--batch-size", type=count, default=64, help="over all processes (default: 64)"
     )
     parser.add_argument("--accumulate", type=count, default=1, help="pieces a step (default: 1)")
@@ -75,6 +81,7 @@ def _run(options: argparse.Namespace) -> int:
         optimizer_options=usual if given is None else dict(given),
         scheduler=None if options.scheduler == "none" else options.scheduler,
         scheduler_options=dict(options.scheduler_options),
+        scheduler_every=options.scheduler_every,
         batch_size=options.batch_size,
         accumulate=options.accumulate,
         label_smoothing=options.label_smoothing,

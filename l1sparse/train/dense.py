@@ -8,7 +8,7 @@ from typing import Any
 from l1sparse.pruning.callables import Evaluation
 from l1sparse.pruning.snapshot import Snapshot
 from l1sparse.train.keeper import Keeper
-from l1sparse.train.progress import say
+from l1sparse.train.progress import Countdown, say
 from l1sparse.train.trainer import Trainer
 
 
@@ -41,6 +41,7 @@ def train_dense(
         snapshot.restore()
         trainer.load_state_dict(saved["trainer"])
     keeper.state_within_round = state
+    countdown = Countdown(rounds, done=len(history))
     while len(history) < rounds:
         loss = trainer.train_round()
         found: Evaluation = trainer.evaluate(trainer.model)
@@ -49,7 +50,10 @@ def train_dense(
             {"round": number, "train_loss": loss, "accuracy": found.accuracy, "loss": found.loss}
         )
         if trainer.rank == 0:
-            say(f"round {number} of {rounds}: loss {loss:.4f}, accuracy {found.accuracy:.4f}")
+            say(
+                f"round {number} of {rounds}: loss {loss:.4f}, accuracy {found.accuracy:.4f}; "
+                f"{countdown.left(number)} left"
+            )
         keeper.save(state())
         keeper.stop_if_asked()
     return history

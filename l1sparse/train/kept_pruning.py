@@ -17,10 +17,12 @@ from l1sparse.pruning import (
     PruneRun,
     Side,
     companion_mask,
+    layer_candidates,
     measure_sensitivity,
 )
 from l1sparse.pruning.snapshot import Snapshot
 from l1sparse.train.keeper import Keeper
+from l1sparse.train.progress import Countdown
 from l1sparse.train.trainer import Trainer
 
 Progress = Callable[[str], object]
@@ -50,6 +52,7 @@ class KeptPruning:
         self._round: dict[str, Any] | None = saved.get("round")
         self._between: dict[str, Any] = {}
         self._run: PruneRun | None = None
+        self._countdown, self._rounds_told = Countdown(0), 0
 
     def sensitivity(
         self,
@@ -66,9 +69,19 @@ class KeptPruning:
         It may be called several times, with different group shapes.
         """
 
+        names = layer_candidates(self._trainer.model) if layers is None else layers
+        done = [r for r in self._sensitivities if r.group == _group_of(r.name, group)]
+        countdown = Countdown(len(names), len(done))
+
         def keep(record: LayerSensitivity) -> None:
             self._sensitivities.append(record)
+            done.append(record)
             self._keeper.save(self._state())
+            if record.reason is not None:
+                countdown.skip()
+            else:
+                left = countdown.left(len(done))
+                self._say(f"{len(done)} of {len(names)} layers, {left} left")
             self._keeper.stop_if_asked()
 
         return measure_sensitivity(
@@ -81,7 +94,7 @@ class KeptPruning:
             prune=prune,
             recalibrate=self._trainer.recalibrate if recalibrate else None,
             on_progress=self._say,
-            done=[r for r in self._sensitivities if r.group == _group_of(r.name, group)],
+            done=list(done),
             on_layer=keep,
         )
 
@@ -111,12 +124,19 @@ class KeptPruning:
             run.load_state_dict(self._saved_run["pruning"])
             self._trainer.load_state_dict(self._saved_run["trainer"])
             self._between = self._saved_run
+        self._rounds_told = run.rounds
+        self._countdown = Countdown(plan.total_rounds or 0, run.rounds)
         self._keeper.state_within_round = self._state_within_round
         return run.run()
 
     def _keep_between(self, run: PruneRun) -> None:
         self._between = {"pruning": run.state_dict(), "trainer": self._trainer.state_dict()}
         self._keeper.save(self._state())
+        total = run.plan.total_rounds
+        if total is not None and run.rounds > self._rounds_told:
+            self._rounds_told = run.rounds
+            left = self._countdown.left(run.rounds)
+            self._say(f"{run.rounds} of at most {total} rounds, {left} left")
         self._keeper.stop_if_asked()
 
     def _train(self, model: nn.Module) -> float:

@@ -97,6 +97,11 @@ def make_scheduler(
     if recipe.scheduler is None:
         return None
     kind = _class_of(lr_scheduler, recipe.scheduler, lr_scheduler.LRScheduler, "scheduler")
+    if kind is lr_scheduler.ReduceLROnPlateau and recipe.scheduler_every == "step":
+        raise ValueError(
+            "scheduler_every: ReduceLROnPlateau looks at the loss of a round, expected 'round', "
+            "got 'step'"
+        )
     options = dict(recipe.scheduler_options)
     takes = inspect.signature(kind).parameters
     if "max_lr" in takes:

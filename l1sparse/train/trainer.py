@@ -95,6 +95,7 @@ class Trainer:
         self._step = 0
         self._round_end: int | None = None  # of the round that is being trained
         self._loss_sum = 0.0  # of its steps
+        self._rounds = rounds
         self._told: set[str] = set()
 
     @property
@@ -144,7 +145,7 @@ class Trainer:
             self._round_end, self._loss_sum = self._step + self._steps_per_round, 0.0
         self._batches.steps = range(self._step, self._round_end)
         unseen = torch.zeros((), device=self.device)
-        for images, labels in self._usable(self._loader, f"training, step {self._step} on"):
+        for images, labels in self._usable(self._loader, self._round_in_words()):
             self._wrapped.train()  # each time: on_step may have measured
             unseen += self._train_step(images, labels)
             self._step += 1
@@ -153,7 +154,9 @@ class Trainer:
                 unseen.zero_()
             if self.on_step is not None:
                 self.on_step()
-        if self.scheduler is not None and self._recipe.scheduler_every == "round":
+        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self.scheduler.step(self._mean_of_ranks(self._loss_sum / self._steps_per_round))
+        elif self.scheduler is not None and self._recipe.scheduler_every == "round":
             self.scheduler.step()
         self._share_buffers()
         self._round_end = None
@@ -306,6 +309,10 @@ class Trainer:
                 images = images.contiguous(memory_format=torch.channels_last)
             yield images, batch.labels.to(self.device, non_blocking=True)
 
+    def _round_in_words(self) -> str:
+        number = self._step // self._steps_per_round + 1
+        return f"training, round {number}{f' of {self._rounds}' if self._rounds else ''}"
+
     def _check_labels(self, labels: Tensor) -> None:
         # Before they go to the device: a GPU would end the process without saying which it was.
         classes = self._data.classes
@@ -339,6 +346,12 @@ class Trainer:
                 "state is kept; lower the learning rate or look at the data"
             )
         return float(loss)
+
+    def _mean_of_ranks(self, number: float) -> float:
+        if self.ranks == 1:
+            return number
+        shared = torch.tensor(number, dtype=torch.float64, device=self.device)
+        return float(self._accelerator.reduce(shared, "mean"))
 
     def _share_buffers(self) -> None:
         """Batch norm's statistics are from each rank's own images; all take those of rank 0."""

@@ -70,6 +70,7 @@ def test_a_scheduler_gets_its_length_where_that_is_left_out(
     [
         (Recipe(scheduler="Cosine"), "scheduler: expected one of .*CosineAnnealingLR.*; got 'Cos"),
         (Recipe(scheduler="CosineAnnealingLR"), r"scheduler: CosineAnnealingLR\(\): .*T_max"),
+        (Recipe(scheduler="ReduceLROnPlateau"), "scheduler_every: .* expected 'round', got 'step'"),
         (Recipe(scheduler="StepLR"), r"scheduler: StepLR\(\): .*step_size"),
     ],
 )

@@ -176,6 +176,22 @@ def test_a_scheduler_steps_with_each_step_or_each_round(squares: Data, make_net:
         assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(expected)
 
 
+def test_a_scheduler_that_looks_at_the_loss_gets_that_of_the_round(
+    squares: Data, make_net: MakeNet
+) -> None:
+    recipe = Recipe(
+        batch_size=32,
+        scheduler="ReduceLROnPlateau",
+        scheduler_options={"patience": 0, "threshold": 10.0, "threshold_mode": "abs"},
+        scheduler_every="round",
+    )
+    trainer = Trainer(make_net(), squares, recipe)
+    losses = [trainer.train_round() for _ in range(2)]
+    assert trainer.scheduler is not None
+    assert trainer.scheduler.state_dict()["best"] == losses[0]
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.001), "no loss falls by 10"
+
+
 def test_distillation_draws_towards_the_teacher(squares: Data, make_net: MakeNet) -> None:
     torch.manual_seed(0)
     teacher = make_net().eval()
@@ -316,6 +332,6 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(
 ) -> None:
     Trainer(make_net(), squares, Recipe(batch_size=32)).train_round()
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("training, step 0 on: 1 of 3, 00:")
-    assert lines[-1] == "training, step 0 on: 3 of 3, 00:00 left"
+    assert lines[0].startswith("training, round 1: 1 of 3, 00:")
+    assert lines[-1] == "training, round 1: 3 of 3, 00:00 left"
     assert "\r" not in "".join(lines)
