@@ -99,7 +99,7 @@ def add_run_folder(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--checkpoint-minutes",
-        type=float,
+        type=minutes,
         default=10.0,
         metavar="M",
         help="most time between checkpoints within a round (default: 10; 0: after each step)",
@@ -114,6 +114,17 @@ def count(text: str) -> int:
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"got {text}, expected a whole number of at least 1")
+    return value
+
+
+def minutes(text: str) -> float:
+    """A number of at least 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not value >= 0.0:
+        raise argparse.ArgumentTypeError(f"got {text}, expected a number of at least 0")
     return value
 
 
@@ -133,7 +144,10 @@ def setting(text: str) -> tuple[str, Any]:
     name, separator, value = text.partition("=")
     if not (name and separator):
         raise argparse.ArgumentTypeError(f"got {text}, expected name=value, such as momentum=0.9")
-    found = yaml.safe_load(value)
+    try:
+        found = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise argparse.ArgumentTypeError(f"got {text}, the value is no YAML") from error
     if isinstance(found, str):
         with contextlib.suppress(ValueError):  # YAML 1.1 takes 5e-4 for a word
             found = float(found)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from l1sparse.cli.records import write_json
-from l1sparse.convert import accelerate, layer_choices, save
+from l1sparse.convert import accelerate, alternate, layer_choices, save
+from l1sparse.convert.dense import dense_variants
 from l1sparse.format import GroupShape
 from l1sparse.pruning import (
     LayerSensitivity,
@@ -35,7 +37,7 @@ def write_outcome(
     result: PruneResult,
     sensitivities: Sequence[LayerSensitivity],
     settings: Mapping[str, Any],
-) -> None:
+) -> dict[str, Any]:
     """Write the pruned network, the fast one, the record and the report.
 
     Args:
@@ -46,6 +48,9 @@ def write_outcome(
         result: of the run.
         sensitivities: of its layers.
         settings: more of the run for the record.
+
+    Returns:
+        The record.
     """
     model.cpu().eval()
     convs = conv_layers(model)
@@ -68,16 +73,27 @@ def write_outcome(
         record |= _converted(model, example, groups, folder)
     write_json(folder / RESULT, record)
     write_report(record, folder / REPORT)
+    return record
 
 
 def _converted(
     model: nn.Module, example: Tensor, groups: Mapping[str, GroupShape], folder: Path
 ) -> dict[str, Any]:
+    dense = copy.deepcopy(model)
     # Pooling and the sparse kernels are fastest with the channels of a pixel side by side.
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         fast = accelerate(model, example, dict(groups))
-    save(fast, folder / FAST)
+        save(fast, folder / FAST)
+        with torch.no_grad():
+            calls = dense_variants(dense, example)
+            calls["l1sparse"] = lambda: fast(example)
+            timings = alternate(calls)
     sizes = {"dense": (folder / MODEL).stat().st_size, "sparse": (folder / FAST).stat().st_size}
-    return {"times": [choice.to_dict() for choice in layer_choices(fast)], "sizes": sizes}
+    return {
+        "times": [choice.to_dict() for choice in layer_choices(fast)],
+        "milliseconds": {name: timing.median for name, timing in timings.items()},
+        "threads": torch.get_num_threads(),
+        "sizes": sizes,
+    }

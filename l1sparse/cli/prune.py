@@ -47,7 +47,13 @@ def add(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from l1sparse.cli.outcome import write_outcome
-    from l1sparse.cli.records import print_result, read_sensitivity, write_sensitivity
+    from l1sparse.cli.records import (
+        print_gain,
+        print_result,
+        read_sensitivity,
+        unprunable,
+        write_sensitivity,
+    )
     from l1sparse.cli.session import session, stopped
     from l1sparse.pruning.plan_file import plan_hash, read_plan, write_plan
     from l1sparse.pruning.plan_layers import make_prune_plan, sensitivity_groups
@@ -80,12 +86,16 @@ def _run(options: argparse.Namespace) -> int:
             if opened.trainer.rank == 0:
                 write_plan(plan, options.output / "plan.yaml")
                 write_sensitivity(options.output, records, plan.sensitivity.model_dump())
+            unable = unprunable(records)
+            if len(unable) == len({record.name for record in records}):
+                reasons = "; ".join(f"{name}: {reason}" for name, reason in unable.items())
+                raise ValueError(f"model: no layer of it can be pruned: {reasons}")
             policy = make_prune_plan(plan, model, records)
             result = run.prune(policy, recalibrate=plan.run.recalibrate)
         except StoppedError as error:
             return stopped(error, opened.trainer.rank)
         if opened.trainer.rank == 0:
-            write_outcome(
+            record = write_outcome(
                 options.output,
                 opened.trainer.released_model(),
                 dense,
@@ -94,7 +104,8 @@ def _run(options: argparse.Namespace) -> int:
                 records,
                 {"trainer": asdict(recipe), "plan_hash": plan_hash(plan)},
             )
-            print_result(result)
+            print_result(result, records)
+            print_gain(record)
             print(f"written: {options.output}")
     if result.diverged:
         raise RuntimeError(f"{result.ended}")

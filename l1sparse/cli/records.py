@@ -85,17 +85,46 @@ def print_sensitivity(records: Sequence[LayerSensitivity]) -> None:
         print(f"not pruned: {name}: {reason}")
 
 
-def print_result(result: PruneResult) -> None:
-    """A table of the layers, and what came of the whole."""
+def unprunable(records: Sequence[LayerSensitivity]) -> dict[str, str]:
+    """The layers that cannot be pruned in any group shape that was measured, with the reason."""
+    able = {record.name for record in records if record.reason is None}
+    found = {record.name: record.reason for record in records if record.name not in able}
+    return {name: reason for name, reason in found.items() if reason is not None}
+
+
+def print_result(result: PruneResult, records: Sequence[LayerSensitivity]) -> None:
+    """A table of the layers that could be pruned, the others, and what came of the whole."""
+    unable = unprunable(records)
     rows = [
         [layer.name, layer.group or "", f"{1 - layer.density:.1%}", layer.closed]
         for layer in result.layers
+        if layer.name not in unable
     ]
     print(table(["layer", "group", "pruned", "why no further"], rows))
+    for name, reason in unable.items():
+        print(f"not pruned: {name}: {reason}")
     print(
         f"\n{result.pruned_share:.1%} of conv weights pruned; accuracy {result.base_accuracy:.4f} "
         f"before, {result.accuracy:.4f} after ({result.rounds} rounds); ended: {result.ended}"
     )
+
+
+def print_gain(record: Mapping[str, Any]) -> None:
+    """Time and size of the network before and after, if they were measured."""
+    times = dict(record.get("milliseconds") or {})
+    sparse = times.pop("l1sparse", None)
+    if sparse is not None and times:
+        fastest = min(times, key=lambda name: times[name])
+        print(
+            f"one image, {record['threads']} threads: {times[fastest]:.3f} ms dense ({fastest}), "
+            f"{sparse:.3f} ms pruned, {times[fastest] / sparse:.2f}x faster"
+        )
+    sizes = record.get("sizes")
+    if sizes:
+        print(
+            f"file: {sizes['dense'] / 1024:.0f} KiB dense, {sizes['sparse'] / 1024:.0f} KiB pruned,"
+            f" {sizes['dense'] / sizes['sparse']:.2f}x smaller"
+        )
 
 
 def _drop(record: LayerSensitivity, accuracy: float) -> str:

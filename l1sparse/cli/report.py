@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
         "and report.json, the same data.",
         "l1sparse report runs/pruned",
         _run,
-        extra="report",
+        extra="train",
     )
     parser.add_argument("folder", type=Path, metavar="RUN_FOLDER", help="of `l1sparse prune`")
     parser.add_argument(

@@ -87,12 +87,15 @@ def measure_sensitivity(
         sensitivity.
 
     Raises:
-        ValueError: if `layers` is empty or names one twice, `group` is not a group shape or lacks
-            a layer, a sparsity is outside 0..1, `at` is not among them, `evaluate` returns
-            anything but a fraction, or `done` was measured otherwise or on another model.
+        ValueError: if `model` has no layer, `layers` is empty or names one twice, `group` is not a
+            group shape or lacks a layer, a sparsity is outside 0..1, `at` is not among them,
+            `evaluate` returns anything but a fraction, or `done` was measured otherwise or on
+            another model.
         RuntimeError: if another rank failed.
     """
     names = layer_candidates(model) if layers is None else list(layers)
+    if layers is None and not names:
+        raise ValueError(f"model: this {type(model).__name__} has no convolution to prune")
     groups = _groups_of(names, group)
     _check_sparsities(sparsities, at)
     check_side(prune)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -130,8 +130,9 @@ def sensitivity(record: Record) -> str | None:
     header = ["layer", "group", "sensitivity", *(f"at {s:.0%}" for s in asked)]
     return html.section(
         "Sensitivity",
-        "Accuracy when one layer alone is pruned, without retraining. The table: points of "
-        "accuracy lost, the most sensitive layer first.",
+        "Accuracy when one layer alone is pruned, without retraining. "
+        f"{_recalibration(measured)}The table: points of accuracy lost, the most sensitive layer "
+        "first.",
         [html.figure(plots.sensitivity_plot(curves)), html.table(header, rows)],
         html.table(["layer", "cannot be pruned, because"], reasons, words=[1]) if reasons else "",
     )
@@ -308,6 +309,14 @@ SECTIONS: dict[str, Callable[[Record], str | None]] = {
     "plan and versions": settings,
 }
 """Name to builder, in the page's order."""
+
+
+def _recalibration(measured: Sequence[Record]) -> str:
+    told = {layer.get("recalibrated") for layer in measured}
+    if told not in ({True}, {False}):
+        return ""
+    how = "re-estimated" if told == {True} else "not re-estimated"
+    return f"Statistics of batch norm were {how} before each measurement. "
 
 
 def _first(count: int) -> str:

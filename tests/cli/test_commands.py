@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
+import importlib
 import json
+import re
 import resource
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -20,6 +24,8 @@ from l1sparse.cli import main
 from l1sparse.pruning.plan_file import read_plan
 
 SENSITIVITY = ["sensitivity", *PRUNE[1:7], "--group", "1x4", "--sparsities", "0.5", "0.75"]
+
+COMMANDS = ["train", "sensitivity", "plan", "prune", "report", "demo", "info"]
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
@@ -41,12 +47,14 @@ def test_prune_writes_a_network_that_loads_fast_and_a_record(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main([*PRUNE, "--output", "run"]) == 0
-    printed = capsys.readouterr().out
+    printed, told = capsys.readouterr()
     record = json.loads(Path("run/result.json").read_text())
     assert record["accuracy"] >= record["target_accuracy"]
     assert record["trainer"]["scheduler"] == "CosineAnnealingLR"
     assert {layer["name"] for layer in record["layers"]} == {"0", "3", "6"}
     assert f"{record['pruned_share']:.1%} of conv weights pruned" in printed
+    assert re.search(r"^3 of 3 layers, 00:00 left$", told, re.M)
+    assert re.search(r"^1 of at most 7 rounds, \d\d:\d\d left$", told, re.M)
 
     model = small_net()
     model.load_state_dict(load_file("run/model.safetensors"))
@@ -59,6 +67,14 @@ def test_prune_writes_a_network_that_loads_fast_and_a_record(
     assert "<svg" in Path("run/report.html").read_text()
     assert len(record["sensitivity"]) == 3
     assert {time["name"] for time in record["times"]} >= {"3", "6"}
+    assert set(record["milliseconds"]) >= {"eager", "folded", "l1sparse"}
+    sizes = [Path("run", f"{name}.safetensors").stat().st_size for name in ("model", "fast")]
+    assert list(record["sizes"].values()) == sizes
+    assert f"{sizes[0] / sizes[1]:.2f}x smaller" in printed
+    assert re.search(r"ms dense \(.*\), \d+\.\d+ ms pruned, \d+\.\d\dx faster", printed)
+    page = Path("run/report.html").read_text()
+    assert "time of the network" in page
+    assert "Not recorded" not in page
     assert read_plan("run/plan.yaml") == read_plan("plan.yaml")
 
 
@@ -85,6 +101,25 @@ def test_sensitivity_lists_every_layer(capsys: pytest.CaptureFixture[str]) -> No
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * (1 + 2 * 2)
     assert "<svg" in Path("run/sensitivity.svg").read_text()
+
+
+def test_sensitivity_goes_on_after_the_layers_that_are_done(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([*SENSITIVITY, "--output", "run"]) == 0
+    whole = Path("run/sensitivity.json").read_bytes()
+    for name in ("json", "csv", "svg"):
+        Path(f"run/sensitivity.{name}").unlink()
+    newest = max(Path("run").glob("checkpoint-*.l1s"))
+    newest.unlink()  # as if the run had been killed while it measured the last layer
+    capsys.readouterr()
+    assert main([*SENSITIVITY, "--output", "run", "--resume"]) == 0
+    told = capsys.readouterr().err
+    assert "6 at 50%" in told
+    assert "3 at 50%" not in told
+    assert Path("run/sensitivity.json").read_bytes() == whole
+    assert Path("run/sensitivity.csv").exists()
+    assert Path("run/sensitivity.svg").exists()
 
 
 def test_prune_takes_sensitivity_that_was_measured_before() -> None:
@@ -128,10 +163,12 @@ def test_dense_training_keeps_its_options(capsys: pytest.CaptureFixture[str]) ->
     history = json.loads(Path("run/training.json").read_text())
     assert [entry["round"] for entry in history] == [1, 2]
     assert history[1]["train_loss"] < history[0]["train_loss"]
-    assert f"accuracy {history[1]['accuracy']:.4f} after 2 rounds" in capsys.readouterr().out
+    printed, told = capsys.readouterr()
+    assert f"accuracy {history[1]['accuracy']:.4f} after 2 rounds" in printed
+    assert re.search(r"^round 2 of 2: .*; 00:00 left$", told, re.M)
 
 
-@pytest.mark.parametrize("name", ["train", "sensitivity", "plan", "prune", "demo", "info"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_an_example_in_its_help(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -139,6 +176,30 @@ def test_every_command_has_an_example_in_its_help(
         main([name, "--help"])
     assert ended.value.code == 0
     assert f"example: l1sparse {name} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_package_that_is_missing_is_told_with_an_extra_that_there_is(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lacks_a_package(options: argparse.Namespace) -> int:
+        raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
+
+    command = importlib.import_module(f"l1sparse.cli.{name}")
+    monkeypatch.setattr(command, "_run", lacks_a_package)
+    network = ["--model", "m:f", "--data", "d", "--output", "o"]
+    given = {"plan": ["--example"], "report": ["folder"], "demo": [], "info": []}
+    given["prune"] = [*network, "--plan", "p"]
+    message = error_of([name, *given.get(name, network)], capsys)
+    extra = re.search(r"pip install 'l1sparse\[(\w+)\]'", message)
+    if name == "info":
+        assert extra is None, "it needs nothing more than the package itself"
+        return
+    assert extra is not None
+    project = tomllib.loads(
+        Path(l1sparse.__file__).parents[1].joinpath("pyproject.toml").read_text()
+    )
+    assert extra[1] in project["project"]["optional-dependencies"]
 
 
 def test_the_package_runs_as_a_module() -> None:
@@ -203,6 +264,85 @@ def test_a_label_that_is_no_class_of_the_network(
         sys.modules.pop("labels", None)
     expected = f"expected labels 0 to 3, one for each of the 4 classes, got {label}"
     assert message == f"l1sparse: data: {expected}"
+
+
+UNABLE = """\
+import torch
+from torch import nn
+import torch.nn.functional as F
+
+
+class Net(nn.Module):
+    def __init__(self, able):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, padding=1)
+        self.blocks = nn.ModuleList([nn.Sequential(nn.Conv2d(8, 8, 3))] if able else [])
+        self.weight = nn.Parameter(0.1 * torch.randn(8, 8, 3, 3))
+        self.depthwise = nn.Conv2d(8, 8, 3, groups=8)
+        self.again = self.depthwise
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = F.conv2d(self.stem(x), self.weight).relu()
+        for block in self.blocks:
+            x = block(x).relu()
+        return self.head(self.again(self.depthwise(x)).mean((2, 3)))
+
+
+def some():
+    torch.manual_seed(0)
+    return Net(True)
+
+
+def none():
+    return Net(False)
+
+
+def flat():
+    return nn.Sequential(nn.Flatten(), nn.Linear(144, 4))
+"""
+REASONS = {
+    "stem": "each filter sees one input channel",
+    "weight": "it is a parameter of a Net, used by a functional call",
+    "depthwise": "each filter sees one input channel",
+    "again": "it is the same module as 'depthwise'",
+}
+
+
+def test_what_cannot_be_pruned_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("unable.py").write_text(UNABLE)
+    change_plan("target_sparsity: 0.8", "target_sparsity: 0.2")
+    own = [*PRUNE[5:], "--no-accelerate"]
+    try:
+        assert main(["prune", "--model", "unable:some", *own, "--output", "run"]) == 0
+        printed = capsys.readouterr().out
+        alone = error_of(["prune", "--model", "unable:none", *own, "--output", "none"], capsys)
+        flat = error_of(["prune", "--model", "unable:flat", *own, "--output", "flat"], capsys)
+    finally:
+        sys.modules.pop("unable", None)
+    for name, reason in REASONS.items():
+        assert f"not pruned: {name}: {reason}" in printed
+        assert f"{name}: {reason}" in alone
+    assert "| blocks.0.0 |" in printed
+    assert alone.startswith("l1sparse: model: no layer of it can be pruned: ")
+    assert flat == "l1sparse: model: this Sequential has no convolution to prune"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--optimizer-options", "betas=[0.9"], "got betas=[0.9, the value is no YAML"),
+        (["--checkpoint-minutes", "-1"], "got -1, expected a number of at least 0"),
+        (["--checkpoint-minutes", "nan"], "got nan, expected a number of at least 0"),
+    ],
+)
+def test_an_argument_that_cannot_be_read(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "--model", "m:f", "--data", "idx", "--output", "run", *arguments])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_target_above_what_the_baseline_reaches(capsys: pytest.CaptureFixture[str]) -> None:

@@ -133,6 +133,21 @@ def test_what_json_cannot_hold_becomes_null(record: dict[str, Any], tmp_path: Pa
     assert embedded(page)["trainer"] == {"limit": None}
 
 
+@pytest.mark.parametrize(
+    ("recalibrated", "text"),
+    [
+        (True, "batch norm were re-estimated before each"),
+        (False, "were not re-estimated before each"),
+    ],
+)
+def test_whether_batch_norm_was_re_estimated_is_said(
+    record: dict[str, Any], tmp_path: Path, recalibrated: bool, text: str
+) -> None:
+    for layer in record["sensitivity"]:
+        layer["recalibrated"] = recalibrated
+    assert text in write_report(record, tmp_path / "report.html").read_text()
+
+
 def test_what_was_not_recorded_is_named(record: dict[str, Any], tmp_path: Path) -> None:
     for key in ("times", "masks", "activations"):
         del record[key]
