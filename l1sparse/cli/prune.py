@@ -93,7 +93,7 @@ def _run(options: argparse.Namespace) -> int:
             policy = make_prune_plan(plan, model, records)
             result = run.prune(policy, recalibrate=plan.run.recalibrate)
         except StoppedError as error:
-            return stopped(error, opened.trainer.rank)
+            return stopped(error, opened.trainer.rank, opened.trainer.ranks)
         if opened.trainer.rank == 0:
             record = write_outcome(
                 options.output,

@@ -112,7 +112,7 @@ def _run(options: argparse.Namespace) -> int:
                 )
             ]
         except StoppedError as error:
-            return stopped(error, opened.trainer.rank)
+            return stopped(error, opened.trainer.rank, opened.trainer.ranks)
         if opened.trainer.rank == 0:
             write_sensitivity(options.output, records, {"model": options.model, **settings})
             print_sensitivity(records)

@@ -100,10 +100,12 @@ def session(
     trainer.close()
 
 
-def stopped(error: StoppedError, rank: int) -> int:
-    """Tell how a run that was interrupted goes on. Returns the exit status."""
+def stopped(error: StoppedError, rank: int, ranks: int = 1) -> int:
+    """Tell how a run of `ranks` processes that was interrupted goes on. Returns the exit status."""
     if rank:
         return 130
     arguments = [argument for argument in sys.argv[1:] if argument != "--resume"]
-    say(f"{error}\ngo on with: {shlex.join(['l1sparse', *arguments, '--resume'])}")
+    # What had started the processes (torchrun, a batch system) is not known here.
+    start = "go on with" if ranks == 1 else f"go on with {ranks} processes as before, each"
+    say(f"{error}\n{start}: {shlex.join(['l1sparse', *arguments, '--resume'])}")
     return 130

@@ -94,7 +94,7 @@ def _run(options: argparse.Namespace) -> int:
         try:
             history = train_dense(opened.trainer, opened.keeper, options.rounds, options.resume)
         except StoppedError as error:
-            return stopped(error, opened.trainer.rank)
+            return stopped(error, opened.trainer.rank, opened.trainer.ranks)
         if opened.trainer.rank == 0:
             model = opened.trainer.released_model()
             save_weights(model, options.output / "model.safetensors")

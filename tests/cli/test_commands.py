@@ -21,7 +21,9 @@ from tiny import PRUNE, small_net
 
 import l1sparse
 from l1sparse.cli import main
+from l1sparse.cli.session import stopped
 from l1sparse.pruning.plan_file import read_plan
+from l1sparse.train import StoppedError
 
 SENSITIVITY = ["sensitivity", *PRUNE[1:7], "--group", "1x4", "--sparsities", "0.5", "0.75"]
 
@@ -200,6 +202,17 @@ def test_a_package_that_is_missing_is_told_with_an_extra_that_there_is(
         Path(l1sparse.__file__).parents[1].joinpath("pyproject.toml").read_text()
     )
     assert extra[1] in project["project"]["optional-dependencies"]
+
+
+def test_a_run_of_several_processes_is_told_to_go_on_with_as_many(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["l1sparse", "prune", "--plan", "a plan"])
+    assert [stopped(StoppedError("stopped"), rank, ranks=2) for rank in (0, 1)] == [130, 130]
+    told = capsys.readouterr().err
+    assert told == (
+        "stopped\ngo on with 2 processes as before, each: l1sparse prune --plan 'a plan' --resume\n"
+    )
 
 
 def test_the_package_runs_as_a_module() -> None:
