@@ -17,12 +17,12 @@ _MOST_PICTURES = 60  # layers; a page with hundreds of pictures helps nobody
 
 def headline(record: Record, title: str) -> str:
     """Title, how the run ended, and the figures that matter."""
-    lost = record["base_accuracy"] - record["accuracy"]
+    gain = record["accuracy"] - record["base_accuracy"]
     entries = [
         (
             "accuracy",
             f"{record['accuracy']:.2%}",
-            f"dense {record['base_accuracy']:.2%}, {-100 * lost:+.2f} points",
+            f"dense {record['base_accuracy']:.2%}, {100 * gain:+.2f} points",
         )
     ]
     if record.get("pruned_share") is not None:

@@ -112,6 +112,12 @@ def test_a_report_has_all_parts_and_needs_nothing_else(
     assert "var(--c0)" in page.split("</style>", 1)[1]
 
 
+def test_an_accuracy_that_is_the_same_has_no_minus(record: dict[str, Any], tmp_path: Path) -> None:
+    record["accuracy"] = record["base_accuracy"]
+    page = write_report(record, tmp_path / "report.html").read_text()
+    assert "dense 90.00%, +0.00 points" in page
+
+
 def test_the_same_data_is_in_the_page_and_beside_it(record: dict[str, Any], tmp_path: Path) -> None:
     page = write_report(record, tmp_path / "report.html").read_text()
     assert embedded(page) == record
