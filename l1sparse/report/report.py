@@ -27,6 +27,7 @@ def write_report(result: Mapping[str, Any], path: str | Path) -> Path:
             - ``times``: list of ``LayerChoice.to_dict()``, as `accelerate` measured them;
             - ``milliseconds``: of the whole network, by the name of the way it ran; those of
               this project are named ``l1sparse``;
+            - ``threads``: how many measured them;
             - ``sizes``: bytes of the ``dense`` and of the ``sparse`` file;
             - ``masks``: layer to `pack_mask`; ``histograms``: layer to `weight_histogram`;
             - ``plan``, ``trainer``, ``versions``: any JSON-able value; ``title``: a string.

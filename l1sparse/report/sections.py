@@ -194,6 +194,7 @@ def times(record: Record) -> str | None:
         for entry in choices
     ]
     whole = record.get("milliseconds") or {}
+    threads = f"{record['threads']} threads of " if record.get("threads") else ""
     parts = [html.table(["layer", "group", "density", "dense ms", "sparse ms", "runs as"], rows)]
     if measured:
         drawing = plots.bars_plot(
@@ -208,8 +209,8 @@ def times(record: Record) -> str | None:
         parts.insert(0, html.figure(drawing))
     return html.section(
         "Time before and after",
-        "Median of one call, dense and group-sparse, measured in turns on the machine of this run; "
-        "each layer runs as the faster of the two.",
+        f"Median of one call, dense and group-sparse, measured in turns on {threads}the machine of "
+        "this run; each layer runs as the faster of the two.",
         parts,
         html.table(["whole network", "ms"], [[name, _number(ms)] for name, ms in whole.items()])
         if whole

@@ -69,6 +69,7 @@ def record() -> dict[str, Any]:
             {"name": HOSTILE, "group": "1x2", "density": 0.5, "dense_ms": 2.0, "sparse_ms": 1.0}
             | {"choice": "sparse"},
         ],
+        "threads": 2,
         "milliseconds": {"eager": 4.0, "compiled": 3.0, "l1sparse": 1.5},
         "sizes": {"dense": 4096, "sparse": 1024},
         "masks": {HOSTILE: pack_mask([[[[True]], [[False]]]])},
@@ -103,6 +104,7 @@ def test_a_report_has_all_parts_and_needs_nothing_else(
     assert "its weight is shared" in page
     assert "2.00x faster" in page, "against the fastest dense run"
     assert "4.00x smaller" in page
+    assert "in turns on 2 threads of the machine of this run" in page
     # Nothing is fetched: what looks like an address is a name of a namespace.
     assert not re.search(r'(?:src|href)="(?!data:|#)', page)
     assert not re.search(r"url\((?!#)|@import|<link", page)
