@@ -116,7 +116,7 @@ def print_gain(record: Mapping[str, Any]) -> None:
     if sparse is not None and times:
         fastest = min(times, key=lambda name: times[name])
         print(
-            f"one image, {record['threads']} threads: {times[fastest]:.3f} ms dense ({fastest}), "
+            f"one image, threads: {record['threads']}; {times[fastest]:.3f} ms dense ({fastest}), "
             f"{sparse:.3f} ms pruned, {times[fastest] / sparse:.2f}x faster"
         )
     sizes = record.get("sizes")

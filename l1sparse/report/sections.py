@@ -194,7 +194,8 @@ def times(record: Record) -> str | None:
         for entry in choices
     ]
     whole = record.get("milliseconds") or {}
-    threads = f"{record['threads']} threads of " if record.get("threads") else ""
+    count = record.get("threads")
+    threads = f"{count} thread{'s' if count > 1 else ''} of " if count else ""
     parts = [html.table(["layer", "group", "density", "dense ms", "sparse ms", "runs as"], rows)]
     if measured:
         drawing = plots.bars_plot(

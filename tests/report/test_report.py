@@ -105,6 +105,8 @@ def test_a_report_has_all_parts_and_needs_nothing_else(
     assert "2.00x faster" in page, "against the fastest dense run"
     assert "4.00x smaller" in page
     assert "in turns on 2 threads of the machine of this run" in page
+    page = write_report({**record, "threads": 1}, tmp_path / "report.html").read_text()
+    assert "in turns on 1 thread of the machine of this run" in page
     # Nothing is fetched: what looks like an address is a name of a namespace.
     assert not re.search(r'(?:src|href)="(?!data:|#)', page)
     assert not re.search(r"url\((?!#)|@import|<link", page)
