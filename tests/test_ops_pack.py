@@ -165,7 +165,7 @@ DAMAGED = {
         lambda: torch.cat([pack(WEIGHT, MASK), torch.zeros(1, dtype=torch.uint8)]),
         ["bytes, expected the"],
     ),
-    "unaligned": (unaligned, ["1 bytes past a multiple of 64", "clone()"]),
+    "unaligned": (unaligned, ["1 bytes past a multiple of 8", "clone()"]),
     "of wrong magic": (lambda: changed(0, ord("X")), ["L1SPARSE", "pack()"]),
     "of wrong version": (lambda: changed(8, 200), ["version 200", "version 1"]),
     "of unknown value type": (lambda: changed(12, 9), ["type 9", "float32"]),

@@ -121,6 +121,18 @@ void for_each_weight(const WeightShape& shape, const GroupGrid& grid, std::int64
   }
 }
 
+// Calls visit(filter_group, column, place) for every kept group, in the order of their places.
+template <class Visit>
+void for_each_kept(const PackedView& view, Visit visit) {
+  const Rows rows(view.grid, view.strategy, view.block_groups);
+  for (std::int64_t row = 0; row < rows.count(); ++row) {
+    for (std::uint32_t i = view.row_offsets[row]; i < view.row_offsets[row + 1]; ++i) {
+      const std::int64_t entry = view.entries[i];
+      visit(rows.filter_group(row, entry), rows.column(row, entry), std::int64_t{i});
+    }
+  }
+}
+
 Status check_extent(std::int64_t value, Code code) {
   return value < 1 || value > kMaxExtent ? Status{code, value, kMaxExtent} : Status{};
 }
@@ -245,12 +257,12 @@ Status pack(const WeightShape& shape, const float* weight, const std::uint8_t* g
 }
 
 Status open_packed(const void* buffer, std::int64_t bytes, PackedView* view) {
-  const auto misaligned = reinterpret_cast<std::uintptr_t>(buffer) % kPackedAlignment;
+  const auto misaligned = reinterpret_cast<std::uintptr_t>(buffer) % kReadAlignment;
   if (bytes < static_cast<std::int64_t>(sizeof(PackedHeader))) {
     return {Code::packed_too_short, bytes, sizeof(PackedHeader)};
   }
   if (misaligned != 0) {
-    return {Code::packed_unaligned, static_cast<std::int64_t>(misaligned), kPackedAlignment};
+    return {Code::packed_unaligned, static_cast<std::int64_t>(misaligned), kReadAlignment};
   }
   PackedHeader header;
   std::memcpy(&header, buffer, sizeof(header));
@@ -339,15 +351,10 @@ Status verify_packed(const void* buffer, std::int64_t bytes, const PackedView& v
 
 std::int64_t kept_weights(const PackedView& view) {
   std::int64_t kept = 0;
-  const Rows rows(view.grid, view.strategy, view.block_groups);
-  for (std::int64_t row = 0; row < rows.count(); ++row) {
-    for (std::uint32_t i = view.row_offsets[row]; i < view.row_offsets[row + 1]; ++i) {
-      const std::int64_t entry = view.entries[i];
-      const GroupExtent extent = extent_of(view.shape, rows.filter_group(row, entry),
-                                           rows.column(row, entry) / view.grid.taps);
-      kept += extent.filters * extent.channels;
-    }
-  }
+  for_each_kept(view, [&](std::int64_t filter_group, std::int64_t column, std::int64_t) {
+    const GroupExtent extent = extent_of(view.shape, filter_group, column / view.grid.taps);
+    kept += extent.filters * extent.channels;
+  });
   return kept;
 }
 
@@ -356,17 +363,58 @@ void unpack(const PackedView& view, float* weight) {
   const std::int64_t group_size = view.grid.filters * view.grid.channels;
   const std::int64_t weights = view.shape.out_channels * view.shape.in_channels * taps;
   std::memset(weight, 0, static_cast<std::size_t>(weights) * sizeof(float));
-  const Rows rows(view.grid, view.strategy, view.block_groups);
-  for (std::int64_t row = 0; row < rows.count(); ++row) {
-    for (std::uint32_t i = view.row_offsets[row]; i < view.row_offsets[row + 1]; ++i) {
-      const float* group_values = view.values + i * group_size;
-      const std::int64_t column = rows.column(row, view.entries[i]);
-      for_each_weight(view.shape, view.grid, rows.filter_group(row, view.entries[i]), column / taps,
-                      column % taps, [&](std::int64_t dense, std::int64_t packed) {
-                        weight[dense] = group_values[packed];
-                      });
+  for_each_kept(view, [&](std::int64_t filter_group, std::int64_t column, std::int64_t at) {
+    const float* group_values = view.values + at * group_size;
+    for_each_weight(
+        view.shape, view.grid, filter_group, column / taps, column % taps,
+        [&](std::int64_t dense, std::int64_t packed) { weight[dense] = group_values[packed]; });
+  });
+}
+
+std::int64_t gather_scratch(const PackedView& view) {
+  return checked_add(checked_add(view.grid.filter_groups, 1), checked_mul(2, view.kept_groups));
+}
+
+void gather_values(const PackedView& view, const float* weight, float* values,
+                   std::uint32_t* scratch) {
+  // Filter by filter, since the dense weight is the larger of the two and lies so: its cache lines
+  // are then read once, one after the other.
+  std::uint32_t* const next = scratch;  // for each filter group, where its next group goes
+  std::uint32_t* const columns = next + view.grid.filter_groups + 1;
+  std::uint32_t* const places = columns + view.kept_groups;
+  std::memset(next, 0, static_cast<std::size_t>(view.grid.filter_groups + 1) * sizeof(*next));
+  for_each_kept(view, [&](std::int64_t filter_group, std::int64_t, std::int64_t) {
+    ++next[filter_group + 1];
+  });
+  for (std::int64_t i = 0; i < view.grid.filter_groups; ++i) next[i + 1] += next[i];
+  for_each_kept(view, [&](std::int64_t filter_group, std::int64_t column, std::int64_t at) {
+    const std::uint32_t to = next[filter_group]++;
+    columns[to] = static_cast<std::uint32_t>(column);
+    places[to] = static_cast<std::uint32_t>(at);
+  });
+  const std::int64_t taps = view.grid.taps;
+  const std::int64_t group_size = view.grid.filters * view.grid.channels;
+  std::uint32_t begin = 0;
+  for (std::int64_t filter_group = 0; filter_group < view.grid.filter_groups; ++filter_group) {
+    for (std::uint32_t i = begin; i < next[filter_group]; ++i) {
+      const std::int64_t channel_group = columns[i] / taps, tap = columns[i] % taps;
+      float* group_values = values + places[i] * group_size;
+      const GroupExtent extent = extent_of(view.shape, filter_group, channel_group);
+      if (extent.filters * extent.channels != group_size) {
+        std::memset(group_values, 0, static_cast<std::size_t>(group_size) * sizeof(float));
+      }
+      for_each_weight(
+          view.shape, view.grid, filter_group, channel_group, tap,
+          [&](std::int64_t dense, std::int64_t packed) { group_values[packed] = weight[dense]; });
     }
+    begin = next[filter_group];
   }
+}
+
+void list_kept_groups(const PackedView& view, KeptGroup* groups) {
+  for_each_kept(view, [&](std::int64_t filter_group, std::int64_t column, std::int64_t at) {
+    groups[at] = {static_cast<std::uint32_t>(filter_group), static_cast<std::uint32_t>(column)};
+  });
 }
 
 }  // namespace l1sparse

@@ -32,7 +32,8 @@ namespace l1sparse {
 
 constexpr std::uint32_t kPackedVersion = 1;
 constexpr std::uint16_t kFloat32 = 1;
-constexpr std::size_t kPackedAlignment = 64;
+constexpr std::size_t kPackedAlignment = 64;  // of what pack() writes, and of the parts in it
+constexpr std::size_t kReadAlignment = 8;     // of what can be read: files are mapped anywhere
 
 // How a kernel goes through the kept groups; kernels/conv2d has one file for each.
 enum class Strategy : std::uint16_t {
@@ -128,5 +129,26 @@ std::int64_t kept_weights(const PackedView& view);
 
 // Writes the dense weight, pruned weights as +0.
 void unpack(const PackedView& view, float* weight);
+
+// ---- values apart from their pattern --------------------------------------------------------
+//
+// For training: where the groups lie stays, their weights change. `view.values` may be replaced by
+// any float[kept_groups][filters][channels] of the grid.
+
+// Numbers of scratch memory that gather_values needs.
+std::int64_t gather_scratch(const PackedView& view);
+
+// Takes the values of the kept groups out of a dense weight, in the order in which `view` stores
+// them; what a last group has beyond the weight is 0.
+void gather_values(const PackedView& view, const float* weight, float* values,
+                   std::uint32_t* scratch);
+
+// Where a kept group lies in the group grid.
+struct KeptGroup {
+  std::uint32_t filter_group, column;
+};
+
+// Writes the place of every kept group, in the order in which they are stored.
+void list_kept_groups(const PackedView& view, KeptGroup* groups);
 
 }  // namespace l1sparse

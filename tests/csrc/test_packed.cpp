@@ -358,8 +358,13 @@ void test_memory_off_its_alignment_is_refused() {
       std::memcpy(shifted.data() + shift, sample.bytes.data(), sample.bytes.size());
       PackedView view;
       const Status status = open_packed(shifted.data() + shift, bytes, &view);
+      if (shift % 8 == 0) {
+        CHECK(status.ok());
+        CHECK_EQ(verify_packed(shifted.data() + shift, bytes, view).code, Code::ok);
+        continue;
+      }
       CHECK_EQ(status.code, Code::packed_unaligned);
-      CHECK_EQ(status.got, shift);
+      CHECK_EQ(status.got, shift % 8);
     }
   }
 }
