@@ -370,6 +370,8 @@ def _save_sparse_conv2d(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> No
     ctx.geometry = (stride, padding, dilation, groups)
     ctx.activation, ctx.backend = inputs[9:12], inputs[12]
     ctx.input_shape = input.shape
+    last = input.is_contiguous(memory_format=torch.channels_last)
+    ctx.channels_last = last and not input.is_contiguous()
     # ReLU's gradient is in its output; that of the others needs what they were given.
     recompute = act not in ("none", "relu")
     ctx.save_for_backward(
@@ -388,9 +390,17 @@ def _sparse_conv2d_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]
         with torch.enable_grad():
             after = activate(before.requires_grad_(), *ctx.activation)
         (grad,) = torch.autograd.grad(after, before, grad)
-    weight = torch.ops.l1sparse.unpack(packed, ctx.weight_shape).to(grad.dtype)
-    input_shape = ctx.input_shape if ctx.needs_input_grad[0] else None
-    grad_input, grad = conv2d_gradients(grad, weight, input_shape, ctx.geometry, output)
+    grad_input: Tensor | None = None
+    if output is not None:
+        grad = torch.where(output > 0, grad, torch.zeros_like(grad))
+    if ctx.needs_input_grad[0] and grad.device.type != "cpu":
+        weight = torch.ops.l1sparse.unpack(packed, ctx.weight_shape).to(grad.dtype)
+        grad_input, _ = conv2d_gradients(grad, weight, ctx.input_shape, ctx.geometry)
+    elif ctx.needs_input_grad[0]:
+        layout = (*ctx.input_shape[2:], ctx.channels_last)
+        grad_input = torch.ops.l1sparse.conv2d_input_grad(
+            grad, None, packed, ctx.weight_shape, *layout, *ctx.geometry
+        )
     grads: list[Tensor | None] = [None] * 13
     grads[0] = grad_input
     grads[3] = grad.sum((0, 2, 3)) if ctx.has_bias else None

@@ -18,7 +18,11 @@ NATIVE = {
     "format": {"base", "format"},
     "kernels/group_l1": {"base", "format", "kernels/group_l1"},
     "kernels/conv2d": {"base", "format", "kernels/conv2d"},
-    "bindings": {"base", "format", "kernels/group_l1", "kernels/conv2d", "torch", "python"},
+    "kernels/conv2d_grad": {"base", "format", "kernels/conv2d", "kernels/conv2d_grad"},
+    "bindings": {
+        *("base", "format", "kernels/group_l1", "kernels/conv2d", "kernels/conv2d_grad"),
+        *("torch", "python"),
+    },
 }
 
 # Module of l1sparse: the modules of l1sparse that it may import.
@@ -27,11 +31,12 @@ PYTHON = {
     "group_mask": {"format"},
     "reference": {"format", "group_mask"},
     "ops": {"_C", "format", "group_mask", "reference"},
+    "conv_grad": {"ops"},
     "build": {"_C"},
     # Its backends are found by name: _cuda and triton may be missing.
     "gpu": {"_C", "_cuda", "gpu", "ops", "format", "group_mask"},
     "triton": {"triton", "gpu", "format"},
-    "nn": {"nn", "gpu", "ops", "format", "group_mask", "reference"},
+    "nn": {"nn", "conv_grad", "gpu", "ops", "format", "group_mask", "reference"},
     "layer_time": {"format"},
     "pruning": {"pruning", "ops", "format", "group_mask", "layer_time"},
     "convert": {"convert", "nn", "ops", "format", "group_mask", "layer_time"},

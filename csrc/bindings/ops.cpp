@@ -21,6 +21,7 @@
 #include "format/packed.h"
 #include "kernels/conv2d/choose.h"
 #include "kernels/conv2d/conv2d.h"
+#include "kernels/conv2d_grad/conv2d_grad.h"
 #include "kernels/group_l1/group_l1.h"
 
 namespace {
@@ -322,48 +323,88 @@ bool is_channels_last(const Tensor& x) {
 
 std::atomic<const char*> last_conv2d_isa{""};
 
-Tensor sparse_conv2d(const Tensor& input, const Tensor& packed, std::vector<int64_t> weight_shape,
-                     std::optional<Tensor> bias, std::vector<int64_t> stride,
-                     std::vector<int64_t> padding, std::vector<int64_t> dilation, int64_t groups,
-                     std::optional<Tensor> residual, std::string activation, double clamp_min,
-                     double clamp_max, std::string backend) {
-  if (backend != "auto") {
-    fail("backend: got '" + backend + "', expected 'auto' for tensors on the CPU");
-  }
-  check_float("input", input, 4);
+// What all functions of a convolution are told besides their tensors.
+struct Geometry {
+  std::vector<int64_t> stride, padding, dilation;
+  int64_t groups;
+};
+
+l1sparse::DType dtype_of(const Tensor& tensor) {
+  return static_cast<l1sparse::DType>(
+      std::find(kFloatTypes.begin(), kFloatTypes.end(), tensor.scalar_type()) -
+      kFloatTypes.begin());
+}
+
+// All of a problem but dtype, layout and activation, checked, for an input [batch, channels, h, w].
+l1sparse::Conv2dProblem make_problem(const l1sparse::PackedView& weight, const Geometry& geometry,
+                                     std::array<int64_t, 4> input_size) {
   l1sparse::Conv2dProblem problem{};
-  problem.dtype = static_cast<l1sparse::DType>(
-      std::find(kFloatTypes.begin(), kFloatTypes.end(), input.scalar_type()) - kFloatTypes.begin());
-  problem.weight = open_as(packed, weight_shape);
-  const l1sparse::WeightShape& shape = problem.weight.shape;
-  const auto [stride_h, stride_w] = pair("stride", stride);
-  const auto [pad_h, pad_w] = pair("padding", padding);
-  const auto [dilation_h, dilation_w] = pair("dilation", dilation);
-  problem.batch = input.size(0);
-  problem.in_channels = input.size(1);
-  problem.in_h = input.size(2);
-  problem.in_w = input.size(3);
+  problem.weight = weight;
+  const l1sparse::WeightShape& shape = weight.shape;
+  const auto [stride_h, stride_w] = pair("stride", geometry.stride);
+  const auto [pad_h, pad_w] = pair("padding", geometry.padding);
+  const auto [dilation_h, dilation_w] = pair("dilation", geometry.dilation);
+  problem.batch = input_size[0];
+  problem.in_channels = input_size[1];
+  problem.in_h = input_size[2];
+  problem.in_w = input_size[3];
   problem.stride_h = stride_h;
   problem.stride_w = stride_w;
   problem.pad_top = pad_h;
   problem.pad_left = pad_w;
   problem.dilation_h = dilation_h;
   problem.dilation_w = dilation_w;
-  problem.groups = groups;
-  set_activation(activation, clamp_min, clamp_max, problem);
+  problem.groups = geometry.groups;
   check(l1sparse::check_conv2d(problem));
   problem.out_h =
       l1sparse::conv_output_size(problem.in_h, 2 * pad_h, shape.kernel_h, stride_h, dilation_h);
   problem.out_w =
       l1sparse::conv_output_size(problem.in_w, 2 * pad_w, shape.kernel_w, stride_w, dilation_w);
-  problem.input_strides = {input.stride(0), input.stride(1), input.stride(2), input.stride(3)};
+  return problem;
+}
+
+std::array<int64_t, 4> sizes_of(const Tensor& tensor) {
+  return {tensor.size(0), tensor.size(1), tensor.size(2), tensor.size(3)};
+}
+
+l1sparse::Strides4 strides_of(const Tensor& tensor) {
+  return {tensor.stride(0), tensor.stride(1), tensor.stride(2), tensor.stride(3)};
+}
+
+std::string sizes_text(const std::vector<int64_t>& sizes) {
+  std::string text = "[";
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    text += (i == 0 ? "" : ", ") + std::to_string(sizes[i]);
+  }
+  return text + "]";
+}
+
+void check_sizes(const char* name, const Tensor& tensor, const std::vector<int64_t>& wanted,
+                 const char* whose) {
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    if (tensor.size(static_cast<int64_t>(i)) != wanted[i]) {
+      fail(std::string(name) + ": has shape " + shape_text(tensor) + ", expected " + whose + " " +
+           sizes_text(wanted));
+    }
+  }
+}
+
+std::vector<int64_t> output_sizes(const l1sparse::Conv2dProblem& problem) {
+  return {problem.batch, problem.weight.shape.out_channels, problem.out_h, problem.out_w};
+}
+
+// Does the convolution; `problem` has its activation, and all that make_problem sets.
+Tensor run_conv2d(l1sparse::Conv2dProblem& problem, const Tensor& input,
+                  const std::optional<Tensor>& bias, const std::optional<Tensor>& residual) {
+  const l1sparse::WeightShape& shape = problem.weight.shape;
+  problem.dtype = dtype_of(input);
+  problem.input_strides = strides_of(input);
   problem.channels_last = is_channels_last(input);
 
   l1sparse::Conv2dTensors tensors{};
   const MemoryFormat format =
       problem.channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
-  const std::vector<int64_t> out_size{problem.batch, shape.out_channels, problem.out_h,
-                                      problem.out_w};
+  const std::vector<int64_t> out_size = output_sizes(problem);
   std::optional<Tensor> dense_bias, dense_residual;
   if (bias.has_value()) {
     check_float("bias", *bias, 1);
@@ -377,13 +418,7 @@ Tensor sparse_conv2d(const Tensor& input, const Tensor& packed, std::vector<int6
   if (residual.has_value()) {
     check_tensor("residual", *residual, residual->scalar_type() == input.scalar_type(),
                  dtype_text(input.scalar_type()) + ", the input's", 4);
-    for (size_t i = 0; i < 4; ++i) {
-      if (residual->size(static_cast<int64_t>(i)) != out_size[i]) {
-        fail("residual: has shape " + shape_text(*residual) + ", expected the output's [" +
-             std::to_string(out_size[0]) + ", " + std::to_string(out_size[1]) + ", " +
-             std::to_string(out_size[2]) + ", " + std::to_string(out_size[3]) + "]");
-      }
-    }
+    check_sizes("residual", *residual, out_size, "the output's");
     dense_residual = torch::stable::contiguous(*residual, format);
     tensors.residual = dense_residual->const_data_ptr();
   }
@@ -403,6 +438,157 @@ Tensor sparse_conv2d(const Tensor& input, const Tensor& packed, std::vector<int6
   return output;
 }
 
+Tensor sparse_conv2d(const Tensor& input, const Tensor& packed, std::vector<int64_t> weight_shape,
+                     std::optional<Tensor> bias, std::vector<int64_t> stride,
+                     std::vector<int64_t> padding, std::vector<int64_t> dilation, int64_t groups,
+                     std::optional<Tensor> residual, std::string activation, double clamp_min,
+                     double clamp_max, std::string backend) {
+  if (backend != "auto") {
+    fail("backend: got '" + backend + "', expected 'auto' for tensors on the CPU");
+  }
+  check_float("input", input, 4);
+  l1sparse::Conv2dProblem problem = make_problem(
+      open_as(packed, weight_shape), {stride, padding, dilation, groups}, sizes_of(input));
+  set_activation(activation, clamp_min, clamp_max, problem);
+  return run_conv2d(problem, input, bias, residual);
+}
+
+// ---- training: the weights of the kept groups in a tensor of their own --------------------------
+
+std::vector<int64_t> values_sizes(const l1sparse::PackedView& view) {
+  return {view.kept_groups, view.grid.filters, view.grid.channels};
+}
+
+// The pattern with these values; `held` keeps them alive.
+l1sparse::PackedView with_values(l1sparse::PackedView view, const Tensor& values, Tensor& held) {
+  check_tensor("values", values, values.scalar_type() == ScalarType::Float, "float32", 3);
+  check_sizes("values", values, values_sizes(view), "the pattern's");
+  held = torch::stable::contiguous(values);
+  view.values = static_cast<const float*>(held.const_data_ptr());
+  return view;
+}
+
+void check_values_shape(const l1sparse::PackedView& view, const std::vector<int64_t>& shape) {
+  if (shape != values_sizes(view)) {
+    fail("values_shape: got " + sizes_text(shape) + ", expected the pattern's " +
+         sizes_text(values_sizes(view)));
+  }
+}
+
+Tensor gather_values(const Tensor& weight, const Tensor& pattern,
+                     std::vector<int64_t> values_shape) {
+  check_float("weight", weight, 4);
+  const l1sparse::PackedView view = open(pattern);
+  check_values_shape(view, values_shape);
+  const l1sparse::WeightShape& shape = view.shape;
+  check_sizes("weight", weight,
+              {shape.out_channels, shape.in_channels, shape.kernel_h, shape.kernel_w},
+              "the pattern's");
+  const Tensor dense = as_float32(weight);
+  Tensor values = float_tensor(values_shape);
+  const int64_t numbers = l1sparse::gather_scratch(view);
+  Tensor scratch = bytes_tensor(numbers * static_cast<int64_t>(sizeof(std::uint32_t)));
+  l1sparse::gather_values(view, static_cast<const float*>(dense.const_data_ptr()),
+                          static_cast<float*>(values.mutable_data_ptr()),
+                          static_cast<std::uint32_t*>(scratch.mutable_data_ptr()));
+  return values;
+}
+
+Tensor scatter_values(const Tensor& values, const Tensor& pattern,
+                      std::vector<int64_t> weight_shape) {
+  Tensor held = values;
+  const l1sparse::PackedView view = with_values(open_as(pattern, weight_shape), values, held);
+  Tensor weight = float_tensor(weight_shape);
+  l1sparse::unpack(view, static_cast<float*>(weight.mutable_data_ptr()));
+  return weight;
+}
+
+Tensor values_conv2d(const Tensor& input, const Tensor& values, const Tensor& pattern,
+                     std::vector<int64_t> weight_shape, std::optional<Tensor> bias,
+                     std::vector<int64_t> stride, std::vector<int64_t> padding,
+                     std::vector<int64_t> dilation, int64_t groups, std::optional<Tensor> residual,
+                     std::string activation) {
+  check_float("input", input, 4);
+  if (activation != "none" && activation != "relu") {
+    fail("activation: got '" + activation +
+         "', expected 'none' or 'relu'; apply others to the output");
+  }
+  Tensor held = values;
+  const l1sparse::PackedView view = with_values(open_as(pattern, weight_shape), values, held);
+  l1sparse::Conv2dProblem problem =
+      make_problem(view, {stride, padding, dilation, groups}, sizes_of(input));
+  set_activation(activation, 0.0, 0.0, problem);
+  return run_conv2d(problem, input, bias, residual);
+}
+
+Tensor conv2d_input_grad(const Tensor& grad, std::optional<Tensor> values, const Tensor& pattern,
+                         std::vector<int64_t> weight_shape, int64_t in_h, int64_t in_w,
+                         bool channels_last, std::vector<int64_t> stride,
+                         std::vector<int64_t> padding, std::vector<int64_t> dilation,
+                         int64_t groups) {
+  check_float("grad", grad, 4);
+  l1sparse::PackedView view = open_as(pattern, weight_shape);
+  Tensor held = grad;
+  if (values.has_value()) view = with_values(view, *values, held);
+  for (const int64_t size : {in_h, in_w}) {
+    if (size < 0) fail("in_h, in_w: got " + std::to_string(size) + ", expected at least 0");
+  }
+  if (groups < 1) fail("groups: got " + std::to_string(groups) + ", expected at least 1");
+  // Channels of the packed weight stay below 2^30, and groups of one that can be divided by them.
+  const int64_t channels = view.shape.out_channels % groups == 0 ? view.shape.in_channels * groups
+                                                                 : view.shape.in_channels;
+  l1sparse::Conv2dGradProblem problem{};
+  problem.conv =
+      make_problem(view, {stride, padding, dilation, groups}, {grad.size(0), channels, in_h, in_w});
+  problem.conv.dtype = dtype_of(grad);
+  problem.conv.channels_last = channels_last;
+  problem.grad_strides = strides_of(grad);
+  check_sizes("grad", grad, output_sizes(problem.conv), "the output's");
+  const l1sparse::Isa isa = l1sparse::selected_isa();
+  const l1sparse::Parallel parallel = torch_threads();
+  int64_t bytes = 0;
+  check(l1sparse::input_grad_workspace(problem, isa, parallel.threads, &bytes));
+  Tensor workspace = bytes_tensor(bytes);
+  const std::vector<int64_t> size{grad.size(0), channels, in_h, in_w};
+  Tensor result =
+      torch::stable::empty(size, grad.scalar_type(), std::nullopt, std::nullopt, std::nullopt,
+                           channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  const char* ran = nullptr;
+  check(l1sparse::input_grad(problem, grad.const_data_ptr(), result.mutable_data_ptr(), isa,
+                             parallel, workspace.mutable_data_ptr(), &ran));
+  if (ran != nullptr) last_conv2d_isa.store(ran, std::memory_order_relaxed);
+  return result;
+}
+
+Tensor conv2d_values_grad(const Tensor& grad, const Tensor& input, const Tensor& pattern,
+                          std::vector<int64_t> weight_shape, std::vector<int64_t> values_shape,
+                          std::vector<int64_t> stride, std::vector<int64_t> padding,
+                          std::vector<int64_t> dilation, int64_t groups) {
+  check_float("grad", grad, 4);
+  check_float("input", input, 4);
+  const l1sparse::PackedView view = open_as(pattern, weight_shape);
+  check_values_shape(view, values_shape);
+  l1sparse::Conv2dGradProblem problem{};
+  problem.conv = make_problem(view, {stride, padding, dilation, groups}, sizes_of(input));
+  problem.conv.dtype = dtype_of(input);
+  problem.conv.input_strides = strides_of(input);
+  check_sizes("grad", grad, output_sizes(problem.conv), "the output's");
+  const l1sparse::Isa isa = l1sparse::selected_isa();
+  const l1sparse::Parallel parallel = torch_threads();
+  int64_t bytes = 0;
+  check(l1sparse::weight_grad_workspace(problem, isa, parallel.threads, &bytes));
+  Tensor workspace = bytes_tensor(bytes);
+  const Tensor dense = as_float32(grad);
+  Tensor result = float_tensor(values_shape);
+  const char* ran = nullptr;
+  check(l1sparse::weight_grad(problem, static_cast<const float*>(dense.const_data_ptr()),
+                              input.const_data_ptr(),
+                              static_cast<float*>(result.mutable_data_ptr()), isa, parallel,
+                              workspace.mutable_data_ptr(), &ran));
+  if (ran != nullptr) last_conv2d_isa.store(ran, std::memory_order_relaxed);
+  return result;
+}
+
 // For tests: the instruction set that the last sparse_conv2d's kernel says it was compiled for.
 std::string last_isa() { return last_conv2d_isa.load(std::memory_order_relaxed); }
 
@@ -419,6 +605,19 @@ STABLE_TORCH_LIBRARY(l1sparse, m) {
       "residual=None, "
       "str activation='none', float clamp_min=0.0, float clamp_max=6.0, str backend='auto') -> "
       "Tensor");
+  m.def("gather_values(Tensor weight, Tensor pattern, int[] values_shape) -> Tensor");
+  m.def("scatter_values(Tensor values, Tensor pattern, int[] weight_shape) -> Tensor");
+  m.def(
+      "values_conv2d(Tensor input, Tensor values, Tensor pattern, int[] weight_shape, Tensor? "
+      "bias=None, int[] stride=[1, 1], int[] padding=[0, 0], int[] dilation=[1, 1], int groups=1, "
+      "Tensor? residual=None, str activation='none') -> Tensor");
+  m.def(
+      "conv2d_input_grad(Tensor grad, Tensor? values, Tensor pattern, int[] weight_shape, SymInt "
+      "in_h, SymInt in_w, bool channels_last, int[] stride, int[] padding, int[] dilation, int "
+      "groups) -> Tensor");
+  m.def(
+      "conv2d_values_grad(Tensor grad, Tensor input, Tensor pattern, int[] weight_shape, int[] "
+      "values_shape, int[] stride, int[] padding, int[] dilation, int groups) -> Tensor");
   m.def("_last_conv2d_isa() -> str");
 }
 
@@ -428,6 +627,11 @@ STABLE_TORCH_LIBRARY_IMPL(l1sparse, CPU, m) {
   m.impl("packed_info", TORCH_BOX(&packed_info));
   m.impl("unpack", TORCH_BOX(&unpack));
   m.impl("sparse_conv2d", TORCH_BOX(&sparse_conv2d));
+  m.impl("gather_values", TORCH_BOX(&gather_values));
+  m.impl("scatter_values", TORCH_BOX(&scatter_values));
+  m.impl("values_conv2d", TORCH_BOX(&values_conv2d));
+  m.impl("conv2d_input_grad", TORCH_BOX(&conv2d_input_grad));
+  m.impl("conv2d_values_grad", TORCH_BOX(&conv2d_values_grad));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(l1sparse, CompositeExplicitAutograd, m) {

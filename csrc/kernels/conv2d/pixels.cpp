@@ -63,12 +63,6 @@ struct Plan {
   std::int64_t slots_at, slot_bytes, lines_at, sums_at, total_bytes;
 };
 
-// An odd number of cache lines, so that planes do not compete for the same places of the cache.
-std::int64_t plane_pitch(std::int64_t rows, std::int64_t cols) {
-  const std::int64_t floats = round_up(checked_mul(rows, cols), 16);
-  return floats % 32 == 0 ? checked_add(floats, 16) : floats;
-}
-
 // Floats of a band's input. A tile may read up to its width past the last output.
 std::int64_t band_floats(const Conv2dProblem& problem, const Plan& plan, std::int64_t rows,
                          std::int64_t cols) {

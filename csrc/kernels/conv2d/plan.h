@@ -14,6 +14,12 @@ constexpr std::int64_t kAlignment = 64;
 inline std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 inline std::int64_t larger(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
 
+// An odd number of cache lines, so that planes do not compete for the same places of the cache.
+inline std::int64_t plane_pitch(std::int64_t rows, std::int64_t cols) {
+  const std::int64_t floats = round_up(checked_mul(rows, cols), 16);
+  return floats % 32 == 0 ? checked_add(floats, 16) : floats;
+}
+
 const Conv2dKernels& kernels_for(Isa isa);
 
 // Maps the input coordinates that `outputs` neighbouring outputs read to panel coordinates. Writes
