@@ -9,7 +9,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
+from l1sparse.conv_grad import gather_values, values_conv2d, values_shape
 from l1sparse.format import GroupShape
 from l1sparse.gpu.backend import is_available
 from l1sparse.group_mask import as_grid_mask, expand_group_mask, nonzero_groups
@@ -31,19 +34,23 @@ class SparseConv2d(nn.Conv2d):
     """A drop-in for `nn.Conv2d` with pruned channel groups of its *weight* (not of its input).
 
     Training runs the dense convolution with the masked weight, so pruned weights get a gradient of
-    exactly 0. Evaluation runs the native kernels on a packed copy of the kept groups; it is packed
-    again whenever the weight has changed: an optimizer step, `load_state_dict`, an in-place edit,
-    `.to()`. (Edits through ``weight.data`` bypass torch's change counter, and are seen at the next
-    call of `train` or `eval`.) As with `nn.Conv2d`, the state dict holds ``weight`` and ``bias``,
-    and either module loads the other's; after loading, a group is pruned if all its weights are
-    zero.
+    exactly 0; `train_sparse` has it run forward and backward on the pattern instead. Evaluation
+    runs the native kernels on a packed copy of the kept groups; it is packed again whenever the
+    weight has changed: an optimizer step, `load_state_dict`, an in-place edit, `.to()`. (Edits
+    through ``weight.data`` bypass torch's change counter, and are seen at the next call of `train`
+    or `eval`.) As with `nn.Conv2d`, the state dict holds ``weight`` and ``bias``, and either module
+    loads the other's; after loading, a group is pruned if all its weights are zero.
 
     `drop_dense_weight` leaves only the packed weight, for inference: then the state dict holds
     ``packed`` and ``bias``.
 
     The native kernels are for float32, bfloat16 and float16 on the CPU, and on an NVIDIA GPU where
-    the package has kernels for it (docs/gpu-use.md). Any other dtype or device, and autocast, run
-    the dense convolution with the masked weight.
+    the package has kernels for it (docs/gpu-use.md). Any other dtype or device, autocast, fake
+    tensors and the transforms of `torch.func` run the dense convolution with the masked weight.
+
+    Under `torch.compile` and `torch.export` evaluation packs the weight at every call; call
+    `drop_dense_weight` first where that is not wanted. A graph that was compiled after
+    `train_sparse` keeps the mask's pattern of that time.
 
     NaN and infinities give what `nn.Conv2d` gives, except that in evaluation a pruned weight
     contributes nothing, whatever the input holds there.
@@ -107,7 +114,9 @@ class SparseConv2d(nn.Conv2d):
         grid = self.group.grid(self.weight_shape)
         mask = torch.ones(grid, dtype=torch.bool, device=self.weight.device)
         self.register_buffer("mask", mask, persistent=False)
+        self.trains_sparse = False
         self._cache: PackedCopy | None = None
+        self._pattern: tuple[Tensor, int, Tensor, list[int]] | None = None
 
     @classmethod
     def from_dense(
@@ -186,9 +195,34 @@ class SparseConv2d(nn.Conv2d):
         """
         if self.weight is None:
             return self.packed
+        if torch.compiler.is_compiling():  # what is cached says nothing of a later call's weight
+            return pack(self.weight.detach(), self.mask, self.group)
         if self._cache is None or not self._cache.is_current(self.weight, self.mask):
             self._cache = PackedCopy(self.weight, self.mask, self.group)
         return self._cache.packed
+
+    def train_sparse(self, mode: bool = True) -> SparseConv2d:
+        """Choose how gradients are computed from here on; returns the module itself.
+
+        With True, forward and backward of training go through the kept groups alone, by the native
+        kernels on the CPU; what these can't do (other dtypes or devices, autocast) stays dense.
+        Parameters, state dict and optimizers are as before: ``weight`` is dense, and its gradient
+        is exactly 0 where a group is pruned. As in evaluation, a pruned weight contributes nothing
+        to the output, whatever the input holds there. Double backward works. `train` and `eval` are
+        chosen apart from this.
+
+        Args:
+            mode: False goes back to the dense convolution with the masked weight.
+
+        Raises:
+            RuntimeError: if `drop_dense_weight` has left nothing to train.
+        """
+        if mode and self.weight is None:
+            raise RuntimeError("weight: is None after drop_dense_weight(), there is none to train")
+        self.trains_sparse = mode
+        if mode and self.weight.device.type == "cpu" and self.weight.dtype in DTYPES:
+            self._current_pattern()  # here and now, so that torch.compile finds it
+        return self
 
     def drop_dense_weight(self) -> SparseConv2d:
         """Keep only the packed weight, for inference; returns the module itself.
@@ -200,7 +234,8 @@ class SparseConv2d(nn.Conv2d):
             del self.weight
             self.register_parameter("weight", None)
             self.register_buffer("packed", packed)
-            self._cache = None
+            self._cache = self._pattern = None
+            self.trains_sparse = False
         return self
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -210,14 +245,17 @@ class SparseConv2d(nn.Conv2d):
             input: as in `nn.Conv2d`.
             residual: added to the output before the activation.
         """
-        if self.weight is not None and (self.training or not self._is_native(input)):
+        native = self.weight is None or self._is_native(input)
+        sparse = self._runs_on_values(input) if native else False
+        if self.weight is not None and not sparse and (self.training or not native):
             output = self._conv_forward(input, self.masked_weight(), self.bias)
             return apply_epilogue(output, residual, self.activation, self.clamp)
+        run = self._values_forward if sparse else self._packed_forward
         if input.dim() == 3:
             if residual is not None:
                 residual = residual.unsqueeze(0)
-            return self._packed_forward(input.unsqueeze(0), residual).squeeze(0)
-        return self._packed_forward(input, residual)
+            return run(input.unsqueeze(0), residual).squeeze(0)
+        return run(input, residual)
 
     def train(self, mode: bool = True) -> SparseConv2d:
         """As `nn.Module.train`; edits made through ``weight.data`` are seen from here on."""
@@ -240,6 +278,16 @@ class SparseConv2d(nn.Conv2d):
             and input.dtype in DTYPES
             and (device == "cpu" or (device == "cuda" and is_available()))
             and not torch.is_autocast_enabled(device)
+            and not self._is_transformed(input)
+        )
+
+    def _is_transformed(self, input: Tensor) -> bool:
+        """Whether the tensors are such that the packed weight, or its gradient, can't be had."""
+        if torch.compiler.is_compiling():
+            # A weight that is to be trained has its gradient by the dense convolution there.
+            return not self.trains_sparse and torch.is_grad_enabled() and self.weight.requires_grad
+        return isinstance(self.weight, FakeTensor) or any(
+            is_functorch_wrapped_tensor(tensor) for tensor in (self.weight, input)
         )
 
     def _full_mask(self) -> Tensor:
@@ -269,6 +317,51 @@ class SparseConv2d(nn.Conv2d):
             output = call_sparse_conv2d(input, packed, self.weight_shape, self.bias, geometry)
         return apply_epilogue(output, residual, self.activation, self.clamp)
 
+    def _runs_on_values(self, input: Tensor) -> bool:
+        """Whether the weight's gradient, or training at all, is to go through the pattern."""
+        if not self.trains_sparse or input.device.type != "cpu":
+            return False
+        return self.training or (torch.is_grad_enabled() and self.weight.requires_grad)
+
+    def _values_forward(self, input: Tensor, residual: Tensor | None) -> Tensor:
+        input, padding = self._pad(input)
+        pattern, shape = self._current_pattern()
+        fused, activation = residual, "none"
+        if not is_fusable(residual, input, output_shape(self, input, padding)):
+            fused = None
+        elif self.activation in ("none", "relu"):
+            activation = self.activation
+        output = values_conv2d(
+            input,
+            gather_values(self.weight, pattern, shape),
+            pattern,
+            self.weight_shape,
+            self.bias,
+            self.stride,
+            padding,
+            self.dilation,
+            self.groups,
+            fused,
+            activation,
+        )
+        if fused is residual and activation == self.activation:
+            return output
+        left = residual if fused is None else None
+        return apply_epilogue(output, left, self.activation, self.clamp)
+
+    def _current_pattern(self) -> tuple[Tensor, list[int]]:
+        """The packed pattern of the mask, and the shape of its values."""
+        mask = self.mask
+        if torch.compiler.is_compiling() and self._pattern is not None:
+            return self._pattern[2], self._pattern[3]
+        version = -1 if mask.is_inference() else mask._version
+        held = self._pattern
+        if held is None or held[0] is not mask or held[1] != version or version == -1:
+            with torch.inference_mode(False), torch.no_grad():
+                pattern = pack(self.weight.detach(), mask, self.group)
+                self._pattern = held = (mask, version, pattern, values_shape(pattern))
+        return held[2], held[3]
+
     def _trainable(
         self, input: Tensor, packed: Tensor, geometry: Sequence[Any], activation: str
     ) -> Tensor:
@@ -294,10 +387,14 @@ class SparseConv2d(nn.Conv2d):
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy has tensors of its own, which the cache knows nothing about.
-        return {**self.__dict__, "_cache": None}
+        return {**self.__dict__, "_cache": None, "_pattern": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Pickles of before there was sparse training lack what it needs.
+        super().__setstate__({"trains_sparse": False, "_pattern": None, **state})
 
     def _apply(self, fn: Any, recurse: bool = True) -> SparseConv2d:
-        self._cache = None
+        self._cache = self._pattern = None
         super()._apply(fn, recurse)
         return self
 
@@ -361,10 +458,16 @@ class SparseConv2d(nn.Conv2d):
 
 def _aligned(packed: Tensor) -> Tensor:
     """The same bytes where the native code can read them: a file may map them anywhere."""
-    return packed if packed.data_ptr() % 64 == 0 else packed.clone()
+    return packed if packed.data_ptr() % 8 == 0 else packed.clone()
 
 
 def _check_plain_conv(conv: nn.Module) -> None:
+    if type(conv).__module__.startswith("torch.ao."):
+        raise TypeError(
+            f"conv: is {type(conv).__module__}.{type(conv).__name__}, a module of quantization, "
+            "whose numbers the copy would not keep; expected a plain nn.Conv2d: convert before "
+            "quantizing"
+        )
     if not isinstance(conv, nn.Conv2d):
         raise TypeError(f"conv: got {type(conv).__name__}, expected nn.Conv2d")
     if (
