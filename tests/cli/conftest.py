@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import sys
@@ -12,11 +11,10 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
-import torch
 from accelerate.state import AcceleratorState
+from command_process import run_command
 from tiny import PLAN, small_net, write_idx, write_tree
 
-from l1sparse.cli import main
 from l1sparse.train import Recipe, Trainer, load_data, save_weights
 
 
@@ -44,12 +42,6 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def _run_command(arguments: list[str], log: str) -> None:
-    torch.set_num_threads(1)
-    with open(log, "a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        sys.exit(main(arguments))
-
-
 @pytest.fixture
 def start_command(workplace: Path) -> Iterator[Callable[[list[str]], ForkServerProcess]]:
     """Starts ``l1sparse`` in a process of its own, which has torch already: tests start many.
@@ -58,12 +50,12 @@ def start_command(workplace: Path) -> Iterator[Callable[[list[str]], ForkServerP
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["l1sparse.cli.outcome", "l1sparse.cli.session", "torch._dynamo", "tiny"]
+        ["l1sparse.cli.outcome", "l1sparse.cli.session", "torch._dynamo", "tiny", "command_process"]
     )
     started: list[ForkServerProcess] = []
 
     def start(arguments: list[str]) -> ForkServerProcess:
-        process = context.Process(target=_run_command, args=(arguments, str(workplace / "log.txt")))
+        process = context.Process(target=run_command, args=(arguments, str(workplace / "log.txt")))
         process.start()
         started.append(process)
         return process

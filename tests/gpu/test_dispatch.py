@@ -465,6 +465,8 @@ def test_a_module_on_a_gpu_runs_packed_where_there_is_a_backend(
 ) -> None:
     module = SparseConv2d(16, 16, 3, group="1x8").eval()
     input = torch.empty(1, 16, 5, 5)
+    # The weight has no data only because there is no GPU.
+    monkeypatch.setattr(SparseConv2d, "_is_transformed", lambda *_: False)
     with FakeTensorMode(allow_non_fake_inputs=True):
         module.weight = torch.nn.Parameter(torch.empty(16, 16, 3, 3, device="cuda"))
         for available in (True, False):
