@@ -7,14 +7,17 @@
 namespace l1sparse {
 namespace {
 
-constexpr int kAutomatic = -1;
+constexpr int kAutomatic = -1, kUnknown = -1;
 std::atomic<int> forced{kAutomatic};
+// Threads that find it unknown find the same answer, so no guard is needed, whose lock would come
+// from the C++ runtime.
+std::atomic<int> best{kUnknown};
 
 Isa best_usable() {
   for (int i = 0; i < kIsaCount; ++i) {
     if (isa_usable(static_cast<Isa>(i))) return static_cast<Isa>(i);
   }
-  return Isa::scalar;
+  return static_cast<Isa>(kIsaCount - 1);
 }
 
 }  // namespace
@@ -32,29 +35,39 @@ const char* isa_name(Isa isa) {
 
 bool isa_usable(Isa isa) {
   switch (isa) {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(L1SPARSE_WITHOUT_AVX512)
     case Isa::avx512:
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
              __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
              __builtin_cpu_supports("f16c");
+#endif
+#if defined(__x86_64__) && !defined(L1SPARSE_WITHOUT_AVX2)
     case Isa::avx2:
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
              __builtin_cpu_supports("f16c");
-#elif defined(__aarch64__)
+#endif
+#if defined(__aarch64__) && !defined(L1SPARSE_WITHOUT_NEON)
     case Isa::neon:
       return true;  // part of the 64-bit Arm base instruction set
 #endif
+#if !defined(L1SPARSE_WITHOUT_SCALAR)
     case Isa::scalar:
       return true;
+#endif
   }
   return false;
 }
 
 Isa selected_isa() {
-  static const Isa best = best_usable();
   const int choice = forced.load(std::memory_order_relaxed);
-  return choice == kAutomatic ? best : static_cast<Isa>(choice);
+  if (choice != kAutomatic) return static_cast<Isa>(choice);
+  int found = best.load(std::memory_order_relaxed);
+  if (found == kUnknown) {
+    found = static_cast<int>(best_usable());
+    best.store(found, std::memory_order_relaxed);
+  }
+  return static_cast<Isa>(found);
 }
 
 bool select_isa(const char* name) {

@@ -23,6 +23,7 @@ const char* isa_name(Isa isa);
 bool isa_usable(Isa isa);
 
 // The instruction set that kernels run on: the best usable one until `select_isa` names another.
+// Only where the plain C++ kernels were left out can it be one that is not usable.
 Isa selected_isa();
 
 // Forces the instruction set called `name`; an empty name goes back to the best usable one.

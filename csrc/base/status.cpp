@@ -21,8 +21,8 @@ const char* format_of(Code code) {
     case Code::too_large:
       return "size: the arguments need %lld bytes or more, which cannot be addressed";
     case Code::packed_unaligned:
-      return "packed: its memory starts %lld bytes past a multiple of %lld, expected 0 (clone() "
-             "the tensor)";
+      return "packed: its memory starts %lld bytes past a multiple of %lld, expected 0 (copy "
+             "it, a tensor by clone())";
     case Code::packed_too_short:
       return "packed: %lld bytes are too few, expected at least the header's %lld";
     case Code::packed_magic:

@@ -13,7 +13,7 @@ namespace l1sparse {
 inline Parallel parallel_threads(std::int64_t threads) {
   Parallel parallel;
   parallel.threads = threads;
-  parallel.run = [](std::int64_t count, ParallelBody body, void* context) {
+  parallel.run = [](void*, std::int64_t count, ParallelBody body, void* context) {
     std::vector<std::thread> running;
     for (std::int64_t i = count - 1; i >= 0; --i) running.emplace_back(body, context, i);
     for (std::thread& thread : running) thread.join();

@@ -4,14 +4,12 @@
 namespace l1sparse {
 
 const Conv2dKernels& kernels_for(Isa isa) {
-  switch (isa) {
-#define L1SPARSE_ISA(name) \
-  case Isa::name:          \
-    return conv2d_##name;
+  static constexpr const Conv2dKernels* kTables[] = {
+#define L1SPARSE_ISA(name) &conv2d_##name,
 #include "base/isa.inc"
 #undef L1SPARSE_ISA
-  }
-  return conv2d_scalar;
+  };
+  return *kTables[static_cast<int>(isa)];
 }
 
 PanelAxis plan_axis(std::int64_t outputs, std::int64_t stride, std::int64_t kernel,

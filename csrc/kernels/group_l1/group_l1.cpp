@@ -9,14 +9,12 @@ namespace {
 using Kernel = void (*)(const GroupL1Job&);
 
 Kernel kernel_for(Isa isa) {
-  switch (isa) {
-#define L1SPARSE_ISA(name) \
-  case Isa::name:          \
-    return group_l1_##name;
+  static constexpr const Kernel* kKernels[] = {
+#define L1SPARSE_ISA(name) &group_l1_##name,
 #include "base/isa.inc"
 #undef L1SPARSE_ISA
-  }
-  return group_l1_scalar;
+  };
+  return *kKernels[static_cast<int>(isa)];
 }
 
 struct Run {
