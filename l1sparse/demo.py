@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,12 +52,14 @@ class DemoSettings:
         seed: of data split, initial weights and batches.
         target: accuracy that pruning has to keep, a fraction of 1; None: the trained network's
             minus 0.4 points.
+        file: where to keep the compressed file; None: nowhere.
     """
 
     epochs: int = 7
     rounds: int = 20
     seed: int = 0
     target: float | None = None
+    file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,8 @@ def run_demo(settings: DemoSettings) -> DemoResult:
         save(fast, path)
         reloaded = load(path, DigitsNet().to(memory_format=torch.channels_last))  # type: ignore[call-overload]
         sparse_bytes = path.stat().st_size
+        if settings.file is not None:
+            shutil.copyfile(path, settings.file)
         save_file(dense.state_dict(), Path(folder) / "dense.safetensors")
         dense_bytes = (Path(folder) / "dense.safetensors").stat().st_size
     after = trainer.evaluate(reloaded)

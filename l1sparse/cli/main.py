@@ -7,10 +7,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from l1sparse.cli import demo, info, plan, prune, report, sensitivity, train
+from l1sparse.cli import demo, export_executorch, info, plan, prune, report, sensitivity, train
 
-_COMMANDS = (train, sensitivity, plan, prune, report, demo, info)
-_PACKAGES_OF_EXTRAS = ("accelerate", "matplotlib", "mlxtend", "PIL", "tqdm")
+_COMMANDS = (train, sensitivity, plan, prune, report, export_executorch, demo, info)
+_PACKAGES_OF_EXTRAS = ("accelerate", "executorch", "matplotlib", "mlxtend", "PIL", "tqdm")
 _INTERRUPTED = 130  # as shells count a program that SIGINT ended
 
 

@@ -3,6 +3,7 @@
 
 from l1sparse.convert.accelerate import accelerate, layer_choices
 from l1sparse.convert.choice import LayerChoice
+from l1sparse.convert.executorch import export_executorch
 from l1sparse.convert.file import load, save
 from l1sparse.convert.measure import Timing, alternate
 from l1sparse.convert.times import layer_times
@@ -12,6 +13,7 @@ __all__ = [
     "Timing",
     "accelerate",
     "alternate",
+    "export_executorch",
     "layer_choices",
     "layer_times",
     "load",
