@@ -5,6 +5,8 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 # Options of `l1sparse demo`, such as DEMO="--epochs 3".
 DEMO ?=
+# Options of examples/device/demo.py, such as DEVICE_DEMO="--epochs 3 --rounds 6".
+DEVICE_DEMO ?=
 # Options of benchmarks/latency.py, such as BENCH="--suite resnet50".
 BENCH ?=
 # Options of benchmarks/model.py, such as MODELS="--network resnet50 --threads 2".
@@ -26,13 +28,25 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 NATIVE := $(shell find csrc -type f) setup.py pyproject.toml
-CPP := $(shell find csrc tests/csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+CPP := $(shell find csrc tests/csrc examples -name '*.c' -o -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 GPU_VENV := .venv-gpu
+DEVICE_VENV := .venv-device
 
-.PHONY: demo bench models experiment test fuzz sanitize lint format clean gpu-code gpu-counts gpu-build gpu-check
+.PHONY: demo device-demo device-test bench models experiment test fuzz sanitize lint format clean gpu-code gpu-counts gpu-build gpu-check
 
 demo: $(READY)
 	$(BIN)/l1sparse demo $(DEMO)
+
+# The digits network on a device's runtime: compressed file, ExecuTorch program, C++ program.
+device-demo: $(NATIVE)
+	test -e $(DEVICE_VENV)/torch || $(MAKE) VENV=$(DEVICE_VENV) TORCH="torch==2.13.0" $(DEVICE_VENV)/torch
+	$(DEVICE_VENV)/bin/pip install --quiet --no-build-isolation --editable '.[demo,executorch,test]'
+	PATH="$(abspath $(DEVICE_VENV))/bin:$$PATH" $(DEVICE_VENV)/bin/python examples/device/demo.py \
+	    $(DEVICE_DEMO)
+
+# Its tests with ExecuTorch there.
+device-test:
+	PATH="$(abspath $(DEVICE_VENV))/bin:$$PATH" $(DEVICE_VENV)/bin/python -m pytest tests/device
 
 bench: $(READY)
 	$(BIN)/python benchmarks/latency.py $(BENCH)
@@ -102,7 +116,7 @@ format: $(READY)
 	$(BIN)/clang-format -i $(CPP)
 
 clean:
-	rm -rf $(VENV) $(GPU_VENV) build *.egg-info l1sparse/*.so l1sparse/_cuda_reason.txt
+	rm -rf $(VENV) $(GPU_VENV) $(DEVICE_VENV) build *.egg-info l1sparse/*.so l1sparse/_cuda_reason.txt
 
 $(VENV)/torch:
 	$(PYTHON) -m venv $(VENV)

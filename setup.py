@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Declares the extensions, their per-instruction-set objects and their GPU objects; nothing else.
+"""Declares the extensions, the core's objects and the GPU objects; nothing else.
+
+Where there is no torch only ``l1sparse._runtime`` is built, which needs none.
 
 ``L1SPARSE_CUDA=1`` demands the GPU kernels: what is missing for them is an error. ``0`` leaves them
 out. Unset, they are built where a CUDA toolkit and a torch for CUDA are. No GPU is needed for it.
@@ -13,11 +15,18 @@ import re
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 
-import torch
 from setuptools import Extension, setup
-from torch.utils.cpp_extension import BuildExtension, CppExtension
+from setuptools.command.build_ext import build_ext
+
+try:
+    import torch
+    from torch.utils.cpp_extension import BuildExtension, CppExtension
+except ImportError:
+    torch = None  # type: ignore[assignment]
+    BuildExtension, CppExtension = build_ext, None  # type: ignore[misc, assignment]
 
 # Each instruction set's own flags; its files are csrc/kernels/*/<name>.cpp.
 ISA_FLAGS: dict[str, dict[str, list[str]]] = {
@@ -47,6 +56,7 @@ if os.environ.get("L1SPARSE_WERROR") == "1":
     FLAGS.append("-Werror")
 MACROS = [("TORCH_TARGET_VERSION", "0x020a000000000000")]  # the stable ABI of torch 2.10
 
+CAPI_SOURCES = sorted(CSRC.glob("capi/*.cpp"))  # for programs and the runtime module, not for torch
 CUDA_BINDING = CSRC / "bindings" / "cuda.cpp"
 CUDA_SOURCES = sorted(CSRC.rglob("*.cu"))
 CUDA_ARCHES = "7.5;8.0;8.6;9.0;10.0;12.0+PTX"
@@ -59,8 +69,10 @@ def isa_sources(isa: str) -> list[str]:
 
 
 def common_sources() -> list[str]:
-    left_out = {isa for machine in ISA_FLAGS.values() for isa in machine} | {CUDA_BINDING.stem}
-    return sorted(str(path) for path in CSRC.glob("**/*.cpp") if path.stem not in left_out)
+    left_out = {isa for machine in ISA_FLAGS.values() for isa in machine}
+    folders = ("base", "format", "kernels")
+    paths = [path for folder in folders for path in CSRC.glob(f"{folder}/**/*.cpp")]
+    return sorted(str(path) for path in paths if path.stem not in left_out)
 
 
 def find_nvcc() -> Path | None:
@@ -77,6 +89,8 @@ def cuda_reason() -> str:
     """Why there can be no GPU kernels here, or nothing."""
     if os.environ.get("L1SPARSE_CUDA") == "0":
         return "it was built with L1SPARSE_CUDA=0"
+    if torch is None:
+        return "it was built without torch"
     if torch.version.cuda is None:
         return f"it was built with torch {torch.__version__}, which has no CUDA"
     if find_nvcc() is None:
@@ -136,15 +150,25 @@ class BuildNative(BuildExtension):
         if ext.name == "l1sparse._cuda":
             ext.extra_objects += self.compile_cuda(ext.depends)
         else:
-            for isa, flags in ISA_FLAGS[MACHINE].items():
-                ext.extra_objects += self.compiler.compile(
-                    isa_sources(isa),
-                    output_dir=self.build_temp,
-                    include_dirs=ext.include_dirs,
-                    extra_postargs={"cxx": FLAGS + flags},
-                    depends=ext.depends,
-                )
+            ext.extra_objects += self.core_objects
         super().build_extension(ext)
+
+    @cached_property
+    def core_objects(self) -> list[str]:
+        """Of the core, compiled once for all extensions."""
+        objects = []
+        for sources, flags in [
+            (common_sources(), []),
+            *((isa_sources(isa), flags) for isa, flags in ISA_FLAGS[MACHINE].items()),
+        ]:
+            objects += self.compiler.compile(
+                sources,
+                output_dir=self.build_temp,
+                include_dirs=[str(CSRC.resolve())],
+                extra_postargs=FLAGS + flags if torch is None else {"cxx": FLAGS + flags},
+                depends=HEADERS,
+            )
+        return objects
 
     def compile_cuda(self, depends: list[str]) -> list[str]:
         """By nvcc itself: the files know nothing of torch, and are quick to compile for that."""
@@ -204,17 +228,36 @@ if MACHINE not in ISA_FLAGS:
         f"l1sparse: no kernels for processor {MACHINE!r}, expected one of {sorted(ISA_FLAGS)}"
     )
 
+
+def torch_extension() -> Extension:
+    return CppExtension(
+        "l1sparse._C",
+        [str(CSRC / "bindings" / name) for name in ("module.cpp", "ops.cpp")],
+        include_dirs=[str(CSRC.resolve())],
+        define_macros=MACROS,
+        extra_compile_args={"cxx": FLAGS},
+        depends=HEADERS,
+        py_limited_api=True,
+    )
+
+
+def runtime_extension() -> Extension:
+    # Its C interface stays inside: a program may load the C library too.
+    return Extension(
+        "l1sparse._runtime",
+        [*map(str, CAPI_SOURCES), str(CSRC / "bindings" / "runtime.cpp")],
+        include_dirs=[str(CSRC.resolve())],
+        define_macros=[("L1SPARSE_API", "")],
+        extra_compile_args=FLAGS if torch is None else {"cxx": FLAGS},  # type: ignore[arg-type]
+        depends=HEADERS,
+        py_limited_api=True,
+    )
+
+
 setup(
     ext_modules=[
-        CppExtension(
-            "l1sparse._C",
-            common_sources(),
-            include_dirs=[str(CSRC.resolve())],
-            define_macros=MACROS,
-            extra_compile_args={"cxx": FLAGS},
-            depends=HEADERS,
-            py_limited_api=True,
-        ),
+        *([torch_extension()] if torch is not None else []),
+        runtime_extension(),
         *([cuda_extension()] if wants_cuda() else []),
     ],
     cmdclass={"build_ext": BuildNative},

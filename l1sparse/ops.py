@@ -8,6 +8,7 @@ themselves, so a direct call is as safe as one through this module.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any, cast
 
 import torch
@@ -438,3 +439,8 @@ def conv2d_gradients(
 torch.library.register_autograd(
     "l1sparse::sparse_conv2d", _sparse_conv2d_backward, setup_context=_save_sparse_conv2d
 )
+
+
+# Whichever module of the package is imported first, the operators are complete: on the instruction
+# set that was asked for, and on a GPU too. By name, since both are made of what stands above.
+import_module("l1sparse.start")

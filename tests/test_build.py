@@ -92,7 +92,7 @@ def test_an_empty_environment_variable_leaves_the_choice_free() -> None:
 
 
 def test_an_unknown_set_in_the_environment_variable_fails_the_import() -> None:
-    result = python("import l1sparse", forced="nonsense")
+    result = python("import torch, l1sparse", forced="nonsense")
     assert result.returncode != 0
     last_line = result.stderr.strip().splitlines()[-1]
     for part in ("ValueError", FORCE_VARIABLE, "'nonsense'", ", ".join(USABLE)):

@@ -19,9 +19,12 @@ NATIVE = {
     "kernels/group_l1": {"base", "format", "kernels/group_l1"},
     "kernels/conv2d": {"base", "format", "kernels/conv2d"},
     "kernels/conv2d_grad": {"base", "format", "kernels/conv2d", "kernels/conv2d_grad"},
+    "capi": {"base", "format", "kernels/group_l1", "kernels/conv2d", "include", "capi"},
+    # It sees the installed header and ExecuTorch's, like any program.
+    "executorch": set(),
     "bindings": {
         *("base", "format", "kernels/group_l1", "kernels/conv2d", "kernels/conv2d_grad"),
-        *("torch", "python"),
+        *("include", "torch", "python"),
     },
 }
 
@@ -33,6 +36,10 @@ PYTHON = {
     "ops": {"_C", "format", "group_mask", "reference"},
     "conv_grad": {"ops"},
     "build": {"_C"},
+    # The kernels without torch.
+    "runtime": {"_runtime", "format", "runtime"},
+    # ops calls it by name when it is complete.
+    "start": {"build", "gpu"},
     # Its backends are found by name: _cuda and triton may be missing.
     "gpu": {"_C", "_cuda", "gpu", "ops", "format", "group_mask"},
     "triton": {"triton", "gpu", "format"},
@@ -78,7 +85,8 @@ def test_native_code_includes_only_what_its_folder_may_use(folder: str) -> None:
 
 
 def test_every_native_folder_has_a_rule() -> None:
-    folders = {str(p.parent.relative_to(ROOT / "csrc")) for p in (ROOT / "csrc").rglob("*.c*")}
+    sources = [p for p in (ROOT / "csrc").rglob("*.c*") if p.suffix in SUFFIXES]
+    folders = {str(p.parent.relative_to(ROOT / "csrc")) for p in sources}
     assert folders == set(NATIVE)
 
 

@@ -103,7 +103,7 @@ std::array<int64_t, 2> pair(const char* name, const std::vector<int64_t>& values
 l1sparse::Parallel torch_threads() {
   l1sparse::Parallel parallel;
   parallel.threads = torch::stable::get_num_threads();
-  parallel.run = [](int64_t count, l1sparse::ParallelBody body, void* context) {
+  parallel.run = [](void*, int64_t count, l1sparse::ParallelBody body, void* context) {
     torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) body(context, i);
     });

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: MIT
+from typing import Any
+
+def open_weight(packed: Any, /) -> object: ...
+def weight_shape(weight: object, /) -> tuple[int, int, int, int, int, int]: ...
+def unpack(weight: object, dense: Any, /) -> None: ...
+def pack(weight: Any, mask: Any, filters: int, channels: int, strategy: int, /) -> bytearray: ...
+def group_l1_norm(weight: Any, filters: int, channels: int, norms: Any, /) -> None: ...
+def conv2d(
+    input: Any,
+    weight: object,
+    bias: Any,
+    residual: Any,
+    output: Any,
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    activation: int,
+    low: float,
+    high: float,
+    channels_last: bool,
+    /,
+) -> None: ...
+def isa() -> str: ...
+def select_isa(name: str, /) -> None: ...
