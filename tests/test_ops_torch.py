@@ -56,13 +56,15 @@ def test_opcheck_packed_info() -> None:
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("activation", ["none", "relu"])
 def test_opcheck_sparse_conv2d(activation: str, grad: bool) -> None:
-    torch.library.opcheck(OPS.sparse_conv2d, (*conv_arguments(grad), activation))
+    torch.library.opcheck(OPS.sparse_conv2d.default, (*conv_arguments(grad), activation))
 
 
 def test_opcheck_sparse_conv2d_on_channels_last_without_bias_and_residual() -> None:
     input = torch.randn(2, 10, 9, 9).contiguous(memory_format=torch.channels_last)
     packed = pack(weight(), GRID_MASK)
-    torch.library.opcheck(OPS.sparse_conv2d, (input.requires_grad_(), packed, [6, 10, 3, 3]))
+    torch.library.opcheck(
+        OPS.sparse_conv2d.default, (input.requires_grad_(), packed, [6, 10, 3, 3])
+    )
 
 
 def test_results_without_data_have_the_shape_dtype_and_strides_of_real_ones() -> None:
