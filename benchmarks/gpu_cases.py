@@ -127,6 +127,11 @@ def _convolutions(backend: str) -> list[Case]:
         cases.append(
             replace(whole, backend=f"{backend}/tensor_core", group="1x16", density=0.1, filters=96)
         )
+        if backend == "cuda":
+            compressed = replace(whole, backend="cuda/compressed", group="1x8")
+            small = replace(SHAPES["small map"], backend="cuda/compressed", dtype=dtype)
+            cases += [compressed, *(replace(compressed, density=d) for d in (0.0, 1.0))]
+            cases += [replace(small, group=group, density=0.1) for group in ("1x8", "1x16", "4x4")]
     return cases
 
 

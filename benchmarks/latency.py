@@ -115,8 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=backend_name,
         default="auto",
         metavar="NAME",
-        help="on a GPU: auto, cuda or triton, with /tensor_core or /simt after it to force a "
-        "layout (default: %(default)s)",
+        help="on a GPU: auto, cuda or triton, with /tensor_core, /compressed or /simt after it to "
+        "force a layout (default: %(default)s)",
     )
     parser.add_argument(
         "--eager",
@@ -415,7 +415,8 @@ def backend_name(text: str) -> str:
     name, slash, layout = text.partition("/")
     if name not in ("auto", "cuda", "triton") or (slash and layout not in LAYOUTS_ON_GPU):
         raise argparse.ArgumentTypeError(
-            f"got {text!r}, expected auto, cuda or triton, with /tensor_core or /simt after it"
+            f"got {text!r}, expected auto, cuda or triton, with "
+            f"{', '.join(f'/{layout}' for layout in LAYOUTS_ON_GPU)} after it"
         )
     return text
 

@@ -92,6 +92,43 @@ def tensor_core_conv2d(
         pixels: output pixels of a thread block: 64 or 128, with 8 strips 128.
     """
 
+def compressed_conv2d(
+    *,
+    device: int,
+    stream: int,
+    dtype: str,
+    input: int,
+    output: int,
+    bias: int,
+    residual: int,
+    filter_order: int,
+    block_offsets: int,
+    columns: int,
+    tile_offsets: int,
+    tiles: int,
+    partial: int,
+    blocks: int,
+    splits: int,
+    input_shape: _Four,
+    output_shape: _Four,
+    stride: _Pair,
+    padding: _Pair,
+    dilation: _Pair,
+    groups: int,
+    activation: str,
+    clamp: tuple[float, float],
+    piece_masks: int,
+) -> None:
+    """Convolve on tensor cores with compressed weights; sm_80 or later.
+
+    Args not listed: see `tensor_core_conv2d`.
+
+    Args:
+        tile_offsets: address of ``[columns + 1]``, int32, into pieces.
+        tiles: address of the pieces.
+        piece_masks: address of ``[columns, 4]``, int32, a multiple of 16.
+    """
+
 def simt_conv2d(
     *,
     device: int,

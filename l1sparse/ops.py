@@ -154,7 +154,8 @@ def sparse_conv2d(
             reads it from `packed`.
         clamp: least and greatest output of activation ``"clamp"``.
         backend: what runs it on a GPU: ``"auto"``, ``"cuda"`` or ``"triton"``, with
-            ``"/tensor_core"`` or ``"/simt"`` after it where a layout is forced (docs/gpu-use.md).
+            ``"/tensor_core"``, ``"/compressed"`` or ``"/simt"`` after it where a layout is forced
+            (docs/gpu-use.md).
 
     Returns:
         The output, of the input's dtype and memory format.

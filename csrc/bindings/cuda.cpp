@@ -79,7 +79,7 @@ PyObject* group_l1_norm(PyObject*, PyObject* args, PyObject* kwargs) {
                    [&] { return l1sparse::launch_group_l1(problem, pointer<void>(stream)); });
 }
 
-// What both convolutions take. Names and formats are in the order of `read`'s addresses.
+// What all convolutions take. Names and formats are in the order of `read`'s addresses.
 struct ConvArguments {
   l1sparse::GpuConv2d conv{};
   int device = 0;
@@ -90,7 +90,8 @@ struct ConvArguments {
   int extra[2] = {0, 0};             // the kernel's own numbers
   Address extra_arrays[2] = {0, 0};  // and arrays
 
-  // `own` are the names of `extra` (of which there are `numbers`) and `extra_arrays`.
+  // `own` are the names of `extra` (of which there are `numbers`: 2, 1 or 0) and `extra_arrays`
+  // (0, 2 or 1).
   bool read(PyObject* args, PyObject* kwargs, const char* const (&own)[3], int numbers) {
     const char* names[] = {
         "device",   "stream",       "dtype",         "input",       "output",       "bias",
@@ -104,9 +105,9 @@ struct ConvArguments {
       extras[i] = i < numbers ? static_cast<void*>(&extra[i])
                               : static_cast<void*>(&extra_arrays[i - numbers]);
     }
-    const char* format = numbers == 2 ? "$iKsKKKKKKKKKKii(iiii)(iiii)(ii)(ii)(ii)is(ff)ii"
-                                      : "$iKsKKKKKKKKKKii(iiii)(iiii)(ii)(ii)(ii)is(ff)iKK";
-    if (numbers == 2) names[25] = nullptr;
+    const char* format = numbers == 2   ? "$iKsKKKKKKKKKKii(iiii)(iiii)(ii)(ii)(ii)is(ff)ii"
+                         : numbers == 1 ? "$iKsKKKKKKKKKKii(iiii)(iiii)(ii)(ii)(ii)is(ff)iKK"
+                                        : "$iKsKKKKKKKKKKii(iiii)(iiii)(ii)(ii)(ii)is(ff)K";
     if (!PyArg_ParseTupleAndKeywords(
             args, kwargs, format, const_cast<char**>(names), &device, &stream, &dtype, &input,
             &output, &bias, &residual, &filter_order, &block_offsets, &columns, &tile_offsets,
@@ -149,6 +150,16 @@ PyObject* tensor_core_conv2d(PyObject*, PyObject* args, PyObject* kwargs) {
   });
 }
 
+PyObject* compressed_conv2d(PyObject*, PyObject* args, PyObject* kwargs) {
+  ConvArguments arguments;
+  if (!arguments.read(args, kwargs, {"piece_masks", nullptr, nullptr}, 0)) return nullptr;
+  const l1sparse::CompressedConv2d problem{arguments.conv,
+                                           pointer<const int>(arguments.extra_arrays[0])};
+  return on_device(arguments.device, [&] {
+    return l1sparse::launch_compressed_conv2d(problem, pointer<void>(arguments.stream));
+  });
+}
+
 PyObject* simt_conv2d(PyObject*, PyObject* args, PyObject* kwargs) {
   ConvArguments arguments;
   if (!arguments.read(args, kwargs, {"chunk", "filter_masks", "block_order"}, 1)) return nullptr;
@@ -170,6 +181,8 @@ PyMethodDef methods[] = {
      "Launch the group L1 norms."},
     {"tensor_core_conv2d", keywords(tensor_core_conv2d), METH_VARARGS | METH_KEYWORDS,
      "Launch the convolution for tensor cores."},
+    {"compressed_conv2d", keywords(compressed_conv2d), METH_VARARGS | METH_KEYWORDS,
+     "Launch the convolution for tensor cores whose weights are compressed."},
     {"simt_conv2d", keywords(simt_conv2d), METH_VARARGS | METH_KEYWORDS,
      "Launch the convolution for ordinary arithmetic."},
     {nullptr, nullptr, 0, nullptr},

@@ -26,6 +26,8 @@ class Backend(Protocol):
     """Runs checked problems. All tensors are on one device, which is the current one."""
 
     name: str
+    layouts: tuple[str, ...]
+    """Of `LAYOUTS` those that it has kernels for."""
 
     def plan(
         self, layout: Layout, weight: Tensor, mask: Tensor, groups: int, dtype: torch.dtype
@@ -51,8 +53,8 @@ def resolve(backend: str) -> tuple[Backend, str | None]:
     """The backend that `backend` names, and the layout that it forces, if any.
 
     Args:
-        backend: ``"auto"``, ``"cuda"`` or ``"triton"``, with ``"/tensor_core"`` or ``"/simt"``
-            after it where a layout is forced.
+        backend: ``"auto"``, ``"cuda"`` or ``"triton"``, with ``"/"`` and one of `LAYOUTS` after it
+            where a layout is forced.
 
     Raises:
         RuntimeError: if there is no such backend, or it can't run here; the message says why, and
@@ -61,8 +63,8 @@ def resolve(backend: str) -> tuple[Backend, str | None]:
     name, slash, layout = backend.partition("/")
     if (name != "auto" and name not in MODULES) or (slash and layout not in LAYOUTS):
         raise RuntimeError(
-            f"backend: got {backend!r}, expected 'auto', 'cuda' or 'triton', with '/tensor_core' "
-            "or '/simt' after it to force a layout"
+            f"backend: got {backend!r}, expected 'auto', 'cuda' or 'triton', with "
+            f"{', '.join(f'/{layout}' for layout in LAYOUTS)} after it to force a layout"
         )
     reasons = []
     for candidate in MODULES if name == "auto" else (name,):
@@ -71,7 +73,10 @@ def resolve(backend: str) -> tuple[Backend, str | None]:
         except ImportError as error:
             reasons.append(f"{candidate}: {error}")
         else:
-            return module.BACKEND, layout or None
+            runner: Backend = module.BACKEND
+            if not layout or layout in runner.layouts:
+                return runner, layout or None
+            reasons.append(f"{candidate}: has no kernel for layout {layout!r}")
     raise RuntimeError(
         f"backend: {backend!r} can't run on a GPU here ({'; '.join(reasons)}); {REMEDY}"
     )

@@ -11,6 +11,7 @@ from l1sparse.gpu.cells import Kept, KeptByMask
 from l1sparse.gpu.chips import Chip
 from l1sparse.gpu.model import (
     CHUNKS,
+    COMPRESSED_TILING,
     MMA_CHANNELS,
     SIMT_TILING,
     TENSOR_CORE_TILINGS,
@@ -18,6 +19,7 @@ from l1sparse.gpu.model import (
     Floor,
     Tiling,
     Work,
+    compressed_work,
     floor,
     simt_work,
     tensor_core_work,
@@ -30,7 +32,7 @@ class Choice:
     """A layout, and what it costs."""
 
     layout: str
-    """``"tensor_core"`` or ``"simt"``."""
+    """``"tensor_core"``, ``"compressed"`` or ``"simt"``."""
     tiling: Tiling
     channels: int
     """Of a column: the width of an ``mma``, or what a SIMT chunk has."""
@@ -96,18 +98,31 @@ def considered(
     channels = MMA_CHANNELS[conv.dtype]
     found = []
     if tensor_cores and runs_on_tensor_cores(conv, chip):
+        orders = {}  # by the filters of a block
+        for filters in {tiling.filters for tiling in TENSOR_CORE_TILINGS}:
+            orders[filters] = _orders(kept, channels, filters // STRIP, permute)
         for tiling in TENSOR_CORE_TILINGS:
-            found.append(choice(tensor_core_work(conv, kept, tiling), tiling, channels))
-            if not permute or not isinstance(kept, KeptByMask):
-                continue
-            order = filter_order(kept, channels, tiling.filters // STRIP)
-            if not order.is_identity:
-                permuted = KeptByMask(kept.mask[order.order], kept.groups)
-                work = tensor_core_work(conv, permuted, tiling)
-                found.append(choice(work, tiling, channels, order.order))
+            for order, ordered in orders[tiling.filters]:
+                work = tensor_core_work(conv, ordered, tiling)
+                found.append(choice(work, tiling, channels, order))
+        for order, ordered in orders[COMPRESSED_TILING.filters]:
+            work = compressed_work(conv, ordered)
+            found.append(choice(work, COMPRESSED_TILING, channels, order))
     for chunk in CHUNKS:
         found.append(choice(simt_work(conv, kept, chunk), SIMT_TILING, chunk))
     return found
+
+
+def _orders(
+    kept: Kept, channels: int, strips: int, permute: bool
+) -> list[tuple[Tensor | None, Kept]]:
+    """The filters' own order, and a better one if there is: each with what is kept in it."""
+    orders: list[tuple[Tensor | None, Kept]] = [(None, kept)]
+    if permute and isinstance(kept, KeptByMask):
+        order = filter_order(kept, channels, strips)
+        if not order.is_identity:
+            orders.append((order.order, KeptByMask(kept.mask[order.order], kept.groups)))
+    return orders
 
 
 def runs_on_tensor_cores(conv: Convolution, chip: Chip) -> bool:

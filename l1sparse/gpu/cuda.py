@@ -11,13 +11,15 @@ from torch import Tensor
 from l1sparse import _cuda
 from l1sparse.format import GroupShape
 from l1sparse.gpu.device import describe
-from l1sparse.gpu.layout import Layout
-from l1sparse.gpu.plan import STRIP, Plan, simt_plan, tensor_core_plan
+from l1sparse.gpu.layout import LAYOUTS, Layout
+from l1sparse.gpu.plan import STRIP, Plan, compressed_plan, simt_plan, tensor_core_plan
 from l1sparse.gpu.problem import Conv2dProblem, dtype_text, is_channels_last
 
 _MOST_SPLITS = 16
 # Columns that a split must have, so that its pipeline is worth filling.
 _LEAST_COLUMNS = 16
+# Output pixels of a thread block.
+_COMPRESSED_PIXELS = 64
 _SIMT_PIXELS = 128
 # Channels that its kernel takes at a time.
 _SIMT_STEP = 16
@@ -42,6 +44,7 @@ class CudaBackend:
     """Launches the kernels of ``csrc/kernels/*/*.cu``."""
 
     name = "cuda"
+    layouts = LAYOUTS
 
     def plan(
         self, layout: Layout, weight: Tensor, mask: Tensor, groups: int, dtype: torch.dtype
@@ -50,6 +53,8 @@ class CudaBackend:
         if layout.kind == "simt":
             step = _SIMT_STEP // layout.channels
             return simt_plan(weight, mask, groups, channels=layout.channels, step=step)
+        if layout.kind == "compressed":
+            return compressed_plan(weight, mask, groups, dtype, filter_order=layout.order)
         return tensor_core_plan(
             weight,
             mask,
@@ -79,7 +84,7 @@ class CudaBackend:
             device=input.device,
             memory_format=torch.channels_last,
         )
-        pixels = _SIMT_PIXELS
+        pixels = _COMPRESSED_PIXELS if plan.layout == "compressed" else _SIMT_PIXELS
         multiprocessors = describe(input.device).multiprocessors
         if plan.layout == "tensor_core":
             strips = plan.block_filters // STRIP
@@ -119,6 +124,8 @@ class CudaBackend:
         }
         if plan.layout == "tensor_core":
             _cuda.tensor_core_conv2d(**arguments, strips=strips, pixels=pixels)
+        elif plan.layout == "compressed":
+            _cuda.compressed_conv2d(**arguments, piece_masks=plan.masks.data_ptr())
         else:
             _cuda.simt_conv2d(
                 **arguments,

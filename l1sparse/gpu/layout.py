@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from l1sparse.gpu.plan import (
 )
 from l1sparse.gpu.problem import Conv2dProblem, dtype_text
 
-LAYOUTS = ("tensor_core", "simt")
+LAYOUTS = ("tensor_core", "compressed", "simt")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Layout:
     channels: int
     """Of a tile."""
     strips: int
-    """Of a block (`tensor_core`)."""
+    """Of a block (`tensor_core`, `compressed`)."""
     order: Tensor | None
     """int64, ``[O]``, see `Plan.filter_order`; None: the weight's own order."""
 
@@ -53,10 +54,11 @@ def choose(
     dtype: torch.dtype,
     device: Device,
     forced: str | None = None,
+    layouts: Sequence[str] = LAYOUTS,
 ) -> Layout:
     """The layout that the model of `l1sparse.gpu.model` expects to be fastest.
 
-    A `simt` tile never holds a pruned weight beside a kept one. A `tensor_core` tile may (see
+    A `simt` tile never holds a pruned weight beside a kept one. What tensor cores multiply may (see
     `Plan.fill_in`); there a pruned weight is a zero, and times an infinite input it is NaN.
 
     Args:
@@ -65,20 +67,22 @@ def choose(
         group: channel-group shape that the weight was packed with.
         dtype: of the activations.
         device: that runs it.
-        forced: one of `LAYOUTS`, or None.
+        forced: one of `layouts`, or None.
+        layouts: that there are kernels for; `simt` is one of them.
 
     Raises:
         RuntimeError: if the forced layout can't hold this weight.
     """
     fits = fits_tensor_cores(tuple(mask.shape), dtype)
-    if forced == "tensor_core" and not fits:
+    wants_tensor_cores = forced not in (None, "simt")
+    if wants_tensor_cores and not fits:
         raise RuntimeError(
-            f"backend: layout 'tensor_core' needs channels in multiples of "
+            f"backend: layout {forced!r} needs channels in multiples of "
             f"{tensor_core_channels(dtype)} for {dtype_text(dtype)}, the weight has "
             f"{mask.shape[1]} (per convolution group)"
         )
     # Rounding is the caller's wish where the layout is.
-    allowed = forced == "tensor_core" or dtype != torch.float32 or may_round_to_tf32()
+    allowed = wants_tensor_cores or dtype != torch.float32 or may_round_to_tf32()
     simt = Layout("simt", simt_channels(group.channels), 0, None)
     if forced == "simt" or not (fits and allowed):
         return simt
@@ -102,14 +106,14 @@ def choose(
         (
             choice
             for choice in choices
-            if choice.layout == "tensor_core"
-            or (forced is None and choice.channels == simt.channels)
+            if choice.layout in ((forced,) if forced else layouts)
+            and (choice.layout != "simt" or choice.channels == simt.channels)
         ),
         key=lambda choice: choice.cost,
     )
     if best.layout == "simt":
         return simt
-    return Layout("tensor_core", best.channels, best.tiling.filters // STRIP, best.order)
+    return Layout(best.layout, best.channels, best.tiling.filters // STRIP, best.order)
 
 
 def _groups_are_tiles(group: GroupShape, problem: Conv2dProblem, dtype: torch.dtype) -> bool:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """The least time that a convolution can take on a GPU, from counts: a floor, not a forecast.
 
-A kernel's work is counted (`tensor_core_work`, `simt_work`, `dense_work`) and each count divided
-by the rate at which a chip can do it at best; the floor is the longest of these times. What a floor
-leaves out: launches (counted, see `Work.launches`, not timed), latencies, waves of blocks that do
-not fill the chip, index arithmetic, clocks below boost. A kernel takes longer than its floor,
-and a ratio of two floors is no speedup.
+A kernel's work is counted (`tensor_core_work`, `compressed_work`, `simt_work`, `dense_work`) and
+each count divided by the rate at which a chip can do it at best; the floor is the longest of these
+times. What a floor leaves out: launches (counted, see `Work.launches`, not timed), latencies, waves
+of blocks that do not fill the chip, index arithmetic, clocks below boost. A kernel takes longer
+than its floor, and a ratio of two floors is no speedup.
 
 What a dense library re-reads on the chip is not counted, because its tiles are not ours to know:
 that makes dense floors lower, and ratios smaller, than they would otherwise be.
@@ -14,7 +14,7 @@ that makes dense floors lower, and ratios smaller, than they would otherwise be.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from l1sparse.format import GroupShape
 from l1sparse.gpu.cells import Kept, KeptAtRandom
@@ -28,8 +28,11 @@ MMA_CHANNELS = {"float32": 8, "bfloat16": 16, "float16": 16}
 """K of ``mma.m16n8k8`` on TF32 and of ``mma.m16n8k16``: one is done a kept tile and 8 pixels."""
 TILE_BYTES = 512
 """Of a packed 16-filter tile: 32 lanes x 16 bytes, TF32 or 16-bit."""
-COLUMN_BYTES = {"tensor_core": 20, "simt": 28}
-"""Index bytes a column: position and tile offset; SIMT has the mask of 64 filters besides."""
+PIECE_BYTES = 16
+"""Of what is kept or pruned by itself where weights are compressed: half a row of a tile."""
+COLUMN_BYTES = {"tensor_core": 20, "compressed": 36, "simt": 28}
+"""Index bytes a column: position and tile offset; `compressed` has a mask of 32 pieces for each of
+four strips besides, SIMT one of 64 filters."""
 CHUNKS = (8, 4, 1)
 """Channels that a SIMT column may have."""
 WAVEFRONT = 128
@@ -112,6 +115,7 @@ TENSOR_CORE_TILINGS = (
     Tiling(filters=64, pixels=128, warp_filters=64, warp_pixels=32),
     Tiling(filters=128, pixels=128, warp_filters=128, warp_pixels=32),
 )
+COMPRESSED_TILING = TENSOR_CORE_TILINGS[0]
 SIMT_TILING = Tiling(filters=64, pixels=128, warp_filters=16, warp_pixels=128)
 
 
@@ -120,7 +124,8 @@ class Work:
     """What is to be done for one convolution."""
 
     layout: str
-    """``"tensor_core"``, ``"simt"``, ``"dense tensor_core"`` or ``"dense simt"``."""
+    """``"tensor_core"``, ``"compressed"``, ``"simt"``, ``"dense tensor_core"`` or
+    ``"dense simt"``."""
     dtype: str
     mma: float
     """``mma`` instructions of a warp, pixels of the last tile filled up."""
@@ -203,6 +208,35 @@ def tensor_core_work(conv: Convolution, kept: Kept, tiling: Tiling) -> Work:
         wavefronts=pixel_tiles * moved / WAVEFRONT,
         kept_weights=kept.weights(),
         stored_weights=tiles * MMA_FILTERS * depth,
+    )
+
+
+def compressed_work(conv: Convolution, kept: Kept, tiling: Tiling = COMPRESSED_TILING) -> Work:
+    """Of the tensor-core kernel that stores kept pieces and expands them: less to read for as many
+    ``mma``.
+
+    Args:
+        conv: what to compute.
+        kept: of its weight.
+        tiling: of the kernel.
+    """
+    depth = MMA_CHANNELS[conv.dtype]
+    whole = tensor_core_work(conv, kept, tiling)
+    pieces = kept.cells(1, depth // 2)
+    tiles = kept.cells(MMA_FILTERS, depth)
+    columns = kept.cells(tiling.filters, depth)
+    pixel_tiles = -(-conv.pixels // tiling.pixels)
+    warps = tiling.pixels // tiling.warp_pixels
+    weight_bytes = pieces * PIECE_BYTES + columns * COLUMN_BYTES["compressed"]
+    # Written once as pieces; read as tiles, for which each warp looks at the column's masks.
+    less = (tiles * TILE_BYTES - pieces * PIECE_BYTES) / WAVEFRONT - columns * warps
+    return replace(
+        whole,
+        layout="compressed",
+        weight_bytes=weight_bytes,
+        l2_bytes=whole.l2_bytes + pixel_tiles * (weight_bytes - whole.weight_bytes),
+        wavefronts=whole.wavefronts - pixel_tiles * less,
+        stored_weights=pieces * depth / 2,
     )
 
 

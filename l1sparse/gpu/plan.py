@@ -10,8 +10,11 @@ each other in ascending order of filters, and a bit mask says which filters have
 layout          filters of a block  filters of a tile   channels of a tile
 ==============  ==================  ==================  =================
 `tensor_core`   16 a strip          16 (a strip)        16; 8 for float32
+`compressed`    64                  1                   8; 4 for float32
 `simt`          64                  1                   8, 4 or 1
 ==============  ==================  ==================  =================
+
+In `compressed` a column is as wide as in `tensor_core`: two tiles for each of its filters.
 
 The last block of a convolution group may have fewer filters, the last tile of a filter fewer
 channels (`simt`); what is missing is zero. Blocks of convolution group g come before those of
@@ -42,7 +45,7 @@ class Plan:
     """The arrays of a layout; all index arrays are int32 and contiguous."""
 
     layout: str
-    """``"tensor_core"`` or ``"simt"``."""
+    """``"tensor_core"``, ``"compressed"`` or ``"simt"``."""
     weight_shape: tuple[int, int, int, int]
     """``(O, C / groups, kH, kW)``."""
     groups: int
@@ -59,15 +62,18 @@ class Plan:
     """``[blocks]``: blocks in descending order of work."""
     columns: Tensor
     """``[columns, 4]``: tap row, tap column, first channel in the whole input, and how many
-    channels there are (`simt`) or the column's mask (`tensor_core`)."""
+    channels there are (`simt`) or the mask of strips that kept the column; `compressed` adds 256
+    times the number of the column's tiles."""
     masks: Tensor
     """``[columns, words]``: bit i of the words (of 32 bits, least first) is set where the block's
-    i-th run of `tile_filters` has a tile."""
+    i-th run of `tile_filters` has a tile. `compressed`: a word for each strip; its bit 16 h + r is
+    set where the strip's filter r has a tile of the column's half h."""
     tile_offsets: Tensor
     """``[columns + 1]``: the column's first tile."""
     values: Tensor
-    """The tiles. `simt`: ``[tiles, tile_channels]``, float32. `tensor_core`: ``[tiles, 32, n]``,
-    what each of 32 lanes holds of the matrix operand A of ``mma.m16n8k16`` or ``mma.m16n8k8``; or,
+    """The tiles. `simt`: ``[tiles, tile_channels]``, float32. `compressed`: the same in the dtype
+    of `tensor_core`, in the order of the bits of `masks`. `tensor_core`: ``[tiles, 32, n]``, what
+    each of 32 lanes holds of the matrix operand A of ``mma.m16n8k16`` or ``mma.m16n8k8``; or,
     if made so, ``[tiles, 16, tile_channels]``."""
     filter_order: Tensor | None
     """``[O]``: the block's i-th filter is filter ``filter_order[i]`` of the weight; None: i."""
@@ -155,26 +161,75 @@ def tensor_core_plan(
         ValueError: if the channels do not divide into tiles, or `filter_order` is no permutation
             within convolution groups.
     """
-    step = tensor_core_channels(dtype)
-    if not fits_tensor_cores(tuple(weight.shape), dtype):
-        raise ValueError(
-            f"weight: {weight.shape[1]} channels do not divide into tiles of {step}, which tensor "
-            f"cores need for {str(dtype).removeprefix('torch.')}"
-        )
     parts = _Parts(
         weight,
         mask,
         groups,
         STRIP,
         strips,
-        step,
+        _checked_step(weight, dtype),
         filter_order=filter_order,
         taps_together=taps_together,
     )
-    tiles = parts.tiles.to(dtype) if dtype != torch.float32 else round_to_tf32(parts.tiles)
+    tiles = _rounded(parts.tiles, dtype)
     columns = torch.cat([parts.columns, parts.masks[:, :1]], 1)
     values = as_fragments(tiles) if fragments else tiles
     return parts.plan("tensor_core", columns, values.contiguous())
+
+
+def compressed_plan(
+    weight: Tensor,
+    mask: Tensor,
+    groups: int,
+    dtype: torch.dtype,
+    *,
+    filter_order: Tensor | None = None,
+) -> Plan:
+    """The layout for tensor cores that stores kept weights only, in runs of 16 bytes of a filter.
+
+    A run is kept whole where any of its weights is kept. The taps of a channel tile follow each
+    other.
+
+    Args:
+        weight: ``[O, C / groups, kH, kW]``, float32.
+        mask: bool, of the weight's shape; False marks a pruned weight.
+        groups: convolution groups.
+        dtype: of the activations and tiles, see `tensor_core_plan`.
+        filter_order: see `tensor_core_plan`.
+
+    Raises:
+        ValueError: see `tensor_core_plan`.
+    """
+    parts = _Parts(
+        weight,
+        mask,
+        groups,
+        STRIP,
+        STRIPS,
+        _checked_step(weight, dtype),
+        filter_order=filter_order,
+        taps_together=True,
+    )
+    halves = parts.tiles.unflatten(2, (2, -1)).transpose(1, 2)  # tile, half, filter, channel
+    kept = parts.tile_masks.unflatten(2, (2, -1)).transpose(1, 2).any(-1).flatten(1)
+    pieces = halves.flatten(1, 2)[kept]
+    _check_count(len(pieces))
+    strip_has_tile = (parts.masks[:, :1] >> torch.arange(STRIPS, device=kept.device) & 1).bool()
+    counts = parts.masks.new_zeros(strip_has_tile.shape)
+    counts[strip_has_tile] = kept.sum(1)
+    masks = torch.zeros_like(counts)
+    masks[strip_has_tile] = (kept.to(torch.int64) << torch.arange(32, device=kept.device)).sum(1)
+    pieces_of_column = counts.sum(1)
+    last = parts.masks[:, 0] + (pieces_of_column << 8)
+    columns = torch.cat([parts.columns, last[:, None]], 1)
+    plan = parts.plan("compressed", columns, _rounded(pieces, dtype).contiguous())
+    return dataclasses.replace(
+        plan,
+        tile_filters=1,
+        tile_channels=pieces.shape[1],
+        masks=masks.to(torch.int32),
+        tile_offsets=_offsets(pieces_of_column).to(torch.int32),
+    )
 
 
 def simt_plan(
@@ -223,7 +278,7 @@ def round_to_tf32(values: Tensor) -> Tensor:
 
 
 class _Parts:
-    """What both layouts have in common: which tiles there are, in order, and their weights."""
+    """What all layouts have in common: which tiles there are, in order, and their weights."""
 
     def __init__(
         self,
@@ -248,15 +303,17 @@ class _Parts:
             weight, mask = weight[order], mask[order]
             self.filter_order = order.to(torch.int32)
         kept = self._as_tiles(torch.where(mask, weight, torch.zeros_like(weight)))
-        # [block, tap, channel tile, run of filters]
-        has_tile = self._as_tiles(mask).any(-1).any(-1)
+        which = self._as_tiles(mask)
         if taps_together:
-            kept, has_tile = kept.transpose(1, 2), has_tile.transpose(1, 2)
+            kept, which = kept.transpose(1, 2), which.transpose(1, 2)
+        # [block, tap, channel tile, run of filters]; or channel tiles before taps
+        has_tile = which.any(-1).any(-1)
         has_column = has_tile.any(-1)
         if step > 1:
             of_step = has_column.unflatten(-1, (-1, step)).any(-1)
             has_column = of_step.repeat_interleave(step, -1)
         self.tiles = kept[has_tile]
+        self.tile_masks = which[has_tile]
         _check_count(len(self.tiles))
 
         block, *place = has_column.nonzero().unbind(1)
@@ -306,6 +363,22 @@ class _Parts:
             values=values,
             filter_order=self.filter_order,
         )
+
+
+def _checked_step(weight: Tensor, dtype: torch.dtype) -> int:
+    """Channels of a tile for tensor cores, if the weight's divide into such."""
+    step = tensor_core_channels(dtype)
+    if not fits_tensor_cores(tuple(weight.shape), dtype):
+        raise ValueError(
+            f"weight: {weight.shape[1]} channels do not divide into tiles of {step}, which tensor "
+            f"cores need for {str(dtype).removeprefix('torch.')}"
+        )
+    return step
+
+
+def _rounded(tiles: Tensor, dtype: torch.dtype) -> Tensor:
+    """As the tensor cores take weights."""
+    return tiles.to(dtype) if dtype != torch.float32 else round_to_tf32(tiles)
 
 
 def _offsets(counts: Tensor) -> Tensor:

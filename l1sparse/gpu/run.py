@@ -53,7 +53,7 @@ def sparse_conv2d(
     runner, forced = resolve(backend)
     check_tensors(input, packed, bias, residual)
     check_capability("input", input.device)
-    if forced == "tensor_core":
+    if forced not in (None, "simt"):
         check_tensor_cores(input.device, backend)
     with guard(input.device):
         weight = weight_of(packed)
@@ -93,7 +93,7 @@ def plan_for(
     def build(weight: GpuWeight) -> Plan:
         dense, mask = weight.dense_on_host()
         device = describe(weight.device)
-        layout = choose(problem, mask, weight.info.group, dtype, device, forced)
+        layout = choose(problem, mask, weight.info.group, dtype, device, forced, runner.layouts)
         return runner.plan(layout, dense, mask, problem.groups, dtype)
 
     rounds = dtype == torch.float32 and may_round_to_tf32()

@@ -28,6 +28,7 @@ class TritonBackend:
     """Launches the kernels of ``l1sparse/triton/kernels``."""
 
     name = "triton"
+    layouts = ("tensor_core", "simt")
 
     def plan(
         self, layout: Layout, weight: Tensor, mask: Tensor, groups: int, dtype: torch.dtype

@@ -244,6 +244,13 @@ class Extension:
         tile = 512 // np.dtype(dtype).itemsize
         self._call("tensor_core_conv2d", given, conv_arrays(given, dtype, tile, filters))
 
+    def compressed_conv2d(self, **given: Any) -> None:
+        dtype = DTYPES[given["dtype"]]
+        arrays = conv_arrays(given, dtype, 16 // np.dtype(dtype).itemsize, 64)
+        columns = arrays["columns"].count // 4
+        arrays["piece_masks"] = Array(given["piece_masks"], np.int32, columns * 4)
+        self._call("compressed_conv2d", given, arrays)
+
     def simt_conv2d(self, **given: Any) -> None:
         arrays = conv_arrays(given, np.float32, given["chunk"], 64)
         columns = arrays["columns"].count // 4
@@ -285,7 +292,7 @@ DTYPES: dict[str, type[np.generic]] = {
 def conv_arrays(
     given: dict[str, Any], tile_dtype: type[np.generic], tile_numbers: int, filters: int
 ) -> dict[str, Array]:
-    """The arrays that both convolutions take, as large as csrc/kernels/conv2d/gpu.h says."""
+    """The arrays that all convolutions take, as large as csrc/kernels/conv2d/gpu.h says."""
     dtype = DTYPES[given["dtype"]]
     blocks, (batch, out_channels, out_h, out_w) = given["blocks"], given["output_shape"]
     pixels = batch * out_h * out_w

@@ -62,6 +62,41 @@ def tensor_core_conv2d(**given: Any) -> None:
     _convolve(given, 16, strips, lambda last: 8 * word, has_tile, tile)
 
 
+def compressed_conv2d(**given: Any) -> None:
+    piece_masks = given.pop("piece_masks")
+    dtype = getattr(torch, given["dtype"])
+    half = 16 // dtype.itemsize
+    blocks = given["blocks"]
+    count = int(array(given["block_offsets"], torch.int32, (blocks + 1,))[-1])
+    masks = array(piece_masks, torch.int32, (count, 4)) if count else torch.empty(0, 4)
+    assert given["input"] % 16 == given["tiles"] % 16 == piece_masks % 16 == 0
+    piece = 0
+    # In the order in which `_convolve` asks for them.
+    words = iter([int(mask) for mask in masks.flatten() if mask])
+
+    def tile(number: int, channels: int) -> Tensor:
+        nonlocal piece
+        word = next(words)
+        matrix = torch.zeros(16, 2 * half, dtype=dtype)
+        for bit in range(32):
+            if word >> bit & 1:
+                kept = array(given["tiles"] + 16 * piece, dtype, (half,))
+                matrix[bit % 16, bit // 16 * half :][:half] = kept
+                piece += 1
+        return matrix
+
+    def has_tile(column: int, last: int, run: int) -> bool:
+        if run == 0:
+            offsets = array(given["tile_offsets"], torch.int32, (column + 2,))
+            assert piece == offsets[column]
+            assert last >> 8 == offsets[column + 1] - piece
+        assert bool(last >> run & 1) == bool(masks[column, run])
+        return bool(last >> run & 1)
+
+    _convolve(given, 16, 4, lambda last: 2 * half, has_tile, tile, counted=False)
+    assert piece == int(array(given["tile_offsets"], torch.int32, (count + 1,))[-1])
+
+
 def simt_conv2d(**given: Any) -> None:
     chunk, order = given.pop("chunk"), given.pop("block_order")
     masks = given.pop("filter_masks")
@@ -80,8 +115,10 @@ def simt_conv2d(**given: Any) -> None:
 
 
 def _convolve(
-    given: dict[str, Any], tile_filters: int, runs: int, channels_of: Any, has_tile: Any, tile: Any
-) -> None:
+    given: dict[str, Any], tile_filters: int, runs: int, channels_of: Any, has_tile: Any, tile: Any,
+    counted: bool = True,
+) -> None:  # fmt: skip
+    """`counted`: whether tile offsets count what `tile` gives."""
     assert set(given) == {
         "device", "stream", "dtype", "input", "output", "bias", "residual", "filter_order",
         "block_offsets", "columns", "tile_offsets", "tiles", "partial", "blocks", "splits",
@@ -118,7 +155,7 @@ def _convolve(
                     place = (within * runs + run) * tile_filters + i
                     if place < group_filters:
                         sums[..., order[group * group_filters + place]] += products[..., i]
-            assert number == first_tiles[column + 1]
+            assert not counted or number == first_tiles[column + 1]
     if given["bias"]:
         sums += array(given["bias"], torch.float32, (filters,)).double()
     shape = (batch, out_h, out_w, filters)

@@ -29,7 +29,7 @@ class Case:
     size: Pair
     group: str
     layout: str
-    """``"tensor_core"`` or ``"simt"``."""
+    """``"tensor_core"``, ``"compressed"`` or ``"simt"``."""
     dtype: torch.dtype = torch.float32
     batch: int = 1
     groups: int = 1
@@ -99,7 +99,7 @@ class Tensors:
         """
         case = self.case
         weight = self.weight
-        if case.layout == "tensor_core":
+        if case.layout != "simt":
             to_tf32 = case.dtype == torch.float32
             weight = round_to_tf32(weight) if to_tf32 else weight.to(case.dtype)
         arguments = (self.input.double(), weight.double(), self.mask)
@@ -112,7 +112,7 @@ class Tensors:
             arguments[0].abs(), arguments[1].abs(), self.mask, None, *case.geometry
         )
         tolerance = 2e-6 * (sums + 3)
-        if tf32_activations and case.layout == "tensor_core" and case.dtype == torch.float32:
+        if tf32_activations and case.layout != "simt" and case.dtype == torch.float32:
             tolerance = tolerance + 2**-10 * sums
         if case.activation == "hardswish":
             tolerance = tolerance * 1.5  # its steepest slope

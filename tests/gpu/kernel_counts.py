@@ -64,6 +64,19 @@ TENSOR_CORE = {
     "1x1, 90 % pruned": Budget(POINT.but(density=0.1), {"pixels": 128}, 79.2),
 }
 
+PIECES = LAYER.but(layout="compressed", group="1x8", size=(8, 8), channels=32)
+DEEP = PIECES.but(kernel=(1, 1), padding=(0, 0), channels=512, size=(7, 7))
+COMPRESSED = {
+    "3x3": Budget(PIECES, {}, 100),
+    "3x3, bfloat16": Budget(PIECES.but(dtype=BFLOAT), {}, 100),
+    "3x3, tf32": Budget(PIECES.but(dtype=FLOAT), {}, 100),
+    "3x3, 1x16": Budget(PIECES.but(group="1x16"), {}, 100),
+    "3x3, 90 % pruned": Budget(PIECES.but(density=0.1), {}, 100),
+    "1x1, 7x7": Budget(DEEP, {}, 100),
+    "1x1, 7x7, 90 % pruned": Budget(DEEP.but(density=0.1), {}, 100),
+    "1x1, 7x7, split": Budget(DEEP, {"splits": 2}, 100),
+}
+
 NARROW = LAYER.but(layout="simt", group="1x8", channels=32)
 FEW = NARROW.but(filters=16, channels=64, density=0.1)
 SIMT = {
@@ -81,6 +94,8 @@ SIMT = {
     "1x8, few filters, float": Budget(FEW.but(dtype=FLOAT), {}, 399.8),
     "4x4, few filters, float": Budget(FEW.but(dtype=FLOAT, group="4x4"), {}, 389.8),
 }
+
+CONVOLUTIONS = {"tensor_core": TENSOR_CORE, "compressed": COMPRESSED, "simt": SIMT}
 
 NORMS = {
     "1x1, 1x8": ((8, 512, 1, 1), "1x8"),
@@ -134,6 +149,12 @@ def measure_conv(runner: Runner, budget: Budget) -> Measured:
         pixels = 128 if budget.how.get("strips") == 8 else budget.how.get("pixels", 64)
         needed = tiles * (padded_pixels(budget.case, pixels) // 8)
         return Measured(counts, counts.mma, needed, ideal_sectors(call, pixels, 512), needed)
+    if budget.case.layout == "compressed":
+        columns = call.lists["columns"].reshape(-1, 4)
+        listed = int(np.bitwise_count(columns[:, 3] & 15).sum())
+        assert tiles == np.bitwise_count(call.lists["piece_masks"].view(np.uint32)).sum()
+        needed = listed * (padded_pixels(budget.case, 64) // 8)
+        return Measured(counts, counts.mma, needed, ideal_sectors(call, 64, 16), needed)
     chunk = call.given["chunk"]
     # A lane has four pixels: a multiply-add for each of them and of the chunk's channels.
     needed = tiles * chunk * 4 * (padded_pixels(budget.case, 128) // 128)
@@ -181,7 +202,7 @@ def ideal_sectors(call: Any, tile: int, tile_bytes: int) -> float:
         for i in range(chunk)
     }
     activations = sum(inside[:, y, x].sum() for _, y, x, _ in sectors)
-    entry = 16 + 4 + (8 if "filter_masks" in given else 0)
+    entry = 16 + 4 + 8 * ("filter_masks" in given) + 16 * ("piece_masks" in given)
     tiles = int(lists["tile_offsets"][-1]) * tile_bytes
     total = activations + len(inside) * (tiles + len(columns) * entry) / 32
     batch, filters, out_h, out_w = given["output_shape"]
@@ -220,7 +241,7 @@ HEAD = """\
 def table(runner: Runner) -> list[str]:
     """The lines of docs/gpu.md: a row for each case, and the instructions of all."""
     rows, total = HEAD.splitlines(), 0
-    for kernel, budgets in (("tensor_core", TENSOR_CORE), ("simt", SIMT)):
+    for kernel, budgets in CONVOLUTIONS.items():
         for name, budget in budgets.items():
             case, measured = budget.case, measure_conv(runner, budget)
             rows.append(row(kernel, case.dtype, case.group, layer(name, case), measured))

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from l1sparse import GroupShape
 from l1sparse.gpu import backend
-from l1sparse.gpu.plan import simt_channels, simt_plan, tensor_core_plan
+from l1sparse.gpu.plan import compressed_plan, simt_channels, simt_plan, tensor_core_plan
 from l1sparse.gpu.problem import conv2d_problem
 
 
@@ -54,6 +54,10 @@ class Runner:
             channels = simt_channels(GroupShape.of(case.group).channels)
             plan = simt_plan(
                 tensors.weight, tensors.mask, case.groups, channels=channels, step=16 // channels
+            )
+        elif case.layout == "compressed":
+            plan = compressed_plan(
+                tensors.weight, tensors.mask, case.groups, case.dtype, filter_order=order
             )
         else:
             plan = tensor_core_plan(

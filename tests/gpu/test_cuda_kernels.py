@@ -53,6 +53,40 @@ TENSOR_CORE = {
                                   size=(9, 8)), {"splits": 2}),
 }  # fmt: skip
 
+CP = TC.but(group="1x8", layout="compressed", density=0.2)
+
+COMPRESSED = {
+    "1x8": (CP, {}),
+    "1x8, bfloat16": (CP.but(dtype=BFLOAT, residual=True, activation="relu"), {}),
+    "1x8, tf32": (CP.but(dtype=FLOAT, channels=24), {}),
+    "1x16": (CP.but(group="1x16", channels=48), {}),
+    "1x16, bfloat16": (CP.but(group="1x16", dtype=BFLOAT), {}),
+    "4x4, fill-in": (CP.but(group="4x4", density=0.1), {}),
+    "16x16": (CP.but(group="16x16", density=0.5), {}),
+    "one weight of a piece": (CP.but(group="1x1", density=0.01), {}),
+    "two tiles of pixels": (CP.but(size=(9, 11), residual=True, activation="hardswish"), {}),
+    "1x1": (CP.but(kernel=(1, 1), padding=(0, 0), batch=2, channels=80), {}),
+    "one column": (CP.but(kernel=(1, 1), padding=(0, 0), channels=16), {}),
+    "one pixel": (CP.but(kernel=(1, 1), padding=(0, 0), size=(1, 1)), {}),
+    "stride": (CP.but(stride=(2, 3), size=(9, 11), batch=2), {}),
+    "dilation": (CP.but(dilation=(2, 3), padding=(2, 1), size=(8, 9)), {}),
+    "conv groups, odd filters": (CP.but(groups=2, filters=17, channels=16, residual=True), {}),
+    "odd filters": (CP.but(filters=37, residual=True, activation="clamp"), {}),
+    "few filters": (CP.but(filters=3, bias=False), {}),
+    "two blocks": (CP.but(filters=131, channels=16), {}),
+    "padding beyond the input": (CP.but(kernel=(1, 1), padding=(3, 2), size=(2, 2)), {}),
+    "nothing kept": (CP.but(density=0.0, residual=True, activation="clamp"), {}),
+    "everything kept": (CP.but(density=1.0, filters=64), {}),
+    "few kept": (CP.but(density=0.02), {}),
+    "splits": (CP.but(channels=64, residual=True, activation="relu"), {"splits": 3}),
+    "splits, tf32, odd": (CP.but(dtype=FLOAT, filters=21, groups=2), {"splits": 4}),
+    "more splits than columns": (CP.but(density=0.05, kernel=(1, 1), padding=(0, 0)),
+                                 {"splits": 9}),
+    "everything at once": (CP.but(batch=2, filters=24, groups=2, stride=(2, 1), padding=(2, 3),
+                                  dilation=(1, 2), residual=True, activation="hardswish",
+                                  size=(9, 8)), {"splits": 2}),
+}  # fmt: skip
+
 WIDE_SIMT = SIMT.but(size=(12, 11))
 SIMT_CASES = {
     "half": (SIMT, {}),
@@ -101,6 +135,15 @@ def test_tensor_core(name: str, runner: Runner) -> None:
     assert len(runner.last.launches) == (2 if how.get("splits", 1) > 1 else 1)
 
 
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_compressed(name: str, runner: Runner) -> None:
+    case, how = COMPRESSED[name]
+    tensors = tensors_of(case)
+    tensors.check(runner.conv2d(tensors, **how), tf32_activations=True)
+    assert "compressed_conv2d" in runner.last.launches[0].kernel
+    assert len(runner.last.launches) == (2 if how.get("splits", 1) > 1 else 1)
+
+
 @pytest.mark.parametrize("name", SIMT_CASES)
 def test_simt(name: str, runner: Runner) -> None:
     case, how = SIMT_CASES[name]
@@ -118,7 +161,15 @@ def test_filters_in_another_order(dtype: torch.dtype, splits: int, runner: Runne
     assert runner.last.given["filter_order"]
 
 
-@pytest.mark.parametrize("case", [TC, SIMT])
+@pytest.mark.parametrize("dtype", [FLOAT, HALF])
+def test_filters_of_compressed_weights_in_another_order(dtype: torch.dtype, runner: Runner) -> None:
+    tensors = tensors_of(CP.but(dtype=dtype, filters=24, groups=2, residual=True))
+    order = torch.cat([torch.randperm(24), 24 + torch.randperm(24)])
+    tensors.check(runner.conv2d(tensors, order=order), tf32_activations=True)
+    assert runner.last.given["filter_order"]
+
+
+@pytest.mark.parametrize("case", [TC, SIMT, CP])
 @pytest.mark.parametrize("name", ["input", "bias", "residual"])
 def test_tensors_that_begin_anywhere(name: str, case: Case, runner: Runner) -> None:
     tensors = tensors_of(case.but(filters=64, residual=True))

@@ -9,12 +9,11 @@ import pytest
 import torch
 from kernel_counts import (
     BFLOAT,
+    CONVOLUTIONS,
     FLOAT,
     HALF,
     HEAD,
     NORMS,
-    SIMT,
-    TENSOR_CORE,
     Measured,
     measure_conv,
     measure_norm,
@@ -26,18 +25,11 @@ MOST_CONFLICTS = 0.05  # of the accesses to shared memory
 DOCS = Path(__file__).parents[2] / "docs/gpu.md"
 
 
-@pytest.mark.parametrize("name", TENSOR_CORE)
-def test_tensor_core(name: str, runner: Runner) -> None:
-    budget = TENSOR_CORE[name]
-    measured = measure_conv(runner, budget)
-    assert measured.executed == measured.needed
-    assert measured.instructions <= budget.instructions
-    assert_lean(measured)
-
-
-@pytest.mark.parametrize("name", SIMT)
-def test_simt(name: str, runner: Runner) -> None:
-    budget = SIMT[name]
+@pytest.mark.parametrize(
+    ("kernel", "name"), [(kernel, name) for kernel in CONVOLUTIONS for name in CONVOLUTIONS[kernel]]
+)
+def test_convolution(kernel: str, name: str, runner: Runner) -> None:
+    budget = CONVOLUTIONS[kernel][name]
     measured = measure_conv(runner, budget)
     assert measured.executed == measured.needed
     assert measured.instructions <= budget.instructions
@@ -69,5 +61,6 @@ def test_the_table_of_the_documentation_has_these_cases() -> None:
     assert HEAD in text
     rows = text.split(HEAD)[1].split("\n\n")[0].strip().splitlines()
     names = [row.split("|")[4].split(":")[0].strip() for row in rows]
-    assert names[: len(TENSOR_CORE) + len(SIMT)] == [*TENSOR_CORE, *SIMT]
-    assert len(rows) == len(TENSOR_CORE) + len(SIMT) + len(NORMS)
+    cases = [name for budgets in CONVOLUTIONS.values() for name in budgets]
+    assert names[: len(cases)] == cases
+    assert len(rows) == len(cases) + len(NORMS)

@@ -9,11 +9,12 @@
 // with float32 sums, in an order that depends on nothing but the arguments. Words:
 //
 //   block   consecutive filters of one convolution group, done by one thread block: 16 * strips
-//           for the tensor cores, 64 otherwise. The last block of a convolution group may have
+//           for TensorCoreConv2d, 64 otherwise. The last block of a convolution group may have
 //           fewer. Block b belongs to convolution group b / ceil(filters of a group / filters of a
 //           block).
 //   column  one tap and consecutive channels of the input
 //   tile    a column's weights for the filters that share it: a strip of 16, or one filter
+//   piece   16 bytes of a tile: one filter's weights for half of a column's channels
 //
 // A launcher checks what it is given as far as sizes go, launches, and returns a cudaError_t: 0 is
 // success, cudaErrorInvalidValue (1) an argument that it does not take. Nothing waits for the GPU.
@@ -70,6 +71,23 @@ struct TensorCoreConv2d {
   int pixels;  // of a thread block: 64 or 128; 128 with 8 strips
 };
 int launch_tensor_core_conv2d(const TensorCoreConv2d& problem, void* stream);
+
+// The same with tiles of which only the pieces with a kept weight are stored. Filters of a block
+// are 64, four strips. Pieces of a block follow each other by column, then strip, half of the
+// channels and filter.
+//
+//   columns[i][3]       bit s: strip s of the block kept the column; from bit 8 on the number of
+//                       its pieces
+//   tile_offsets[i]     the column's first piece
+//   tiles               the pieces
+//   piece_masks[i][4]   of each strip: bit 16 h + r: filter r kept a weight of half h
+//
+// piece_masks starts at a multiple of 16 bytes.
+struct CompressedConv2d {
+  GpuConv2d conv;
+  const int* piece_masks;
+};
+int launch_compressed_conv2d(const CompressedConv2d& problem, void* stream);
 
 // Any channels, any groups. Filters of a block are 64; a tile is float32 [chunk] for one filter,
 // zero where the column has fewer channels. Columns come in steps of 16 channels: 16 / chunk of

@@ -8,6 +8,10 @@
 // columns' tiles, which lie one after another. A warp takes kPixels / 4 of the pixels and all
 // strips, so that its sums stay in registers and every warp has the same work whatever the mask.
 //
+// Weights may be compressed (see CompressedConv2d in gpu.h): then a step brings their kept pieces
+// of 16 bytes only, and each warp expands them on their way out of shared memory. ldmatrix makes an
+// operand A of 32 rows of 16 bytes and takes an address for each: a kept piece's, or that of zeros.
+//
 // Activations of a step are [column][pixel][two halves of 16 bytes]. The halves of every second
 // four pixels are exchanged: the eight rows that ldmatrix reads at a time are 32 bytes apart and
 // would share four of the eight 16-byte banks.
@@ -21,6 +25,9 @@ constexpr int kThreads = 128;
 constexpr int kWarps = kThreads / 32;
 constexpr int kColumns = 2;
 constexpr int kTileBytes = 512;
+constexpr int kPieceBytes = 16;
+constexpr int kPiecesShift = 8;  // of a column's pieces in columns[i][3]
+constexpr int kBankBytes = 128;  // of shared memory, that are read at a time
 constexpr int kPixelBytes = 32;  // of a column
 
 // ---- single instructions --------------------------------------------------------------------
@@ -99,14 +106,19 @@ __device__ inline void round_operand(unsigned (&b)[4]) {
 
 // ---- the kernel -----------------------------------------------------------------------------
 
-template <int kStrips, int kPixels>
+template <int kStrips, int kPixels, bool kCompressed>
 struct Shape {
   static constexpr int kFilters = 16 * kStrips;
   static constexpr int kStages = kStrips == 8 ? 3 : 4;
   static constexpr int kActivationBytes = kColumns * kPixels * kPixelBytes;
   static constexpr int kStageBytes = kActivationBytes + kColumns * kStrips * kTileBytes;
-  // The masks of each stage's columns come last.
-  static constexpr int kSharedBytes = kStages * (kStageBytes + kColumns * 4);
+  // Behind the stages: where weights are compressed, zeros that begin in any bank, and each stage's
+  // masks of pieces, [column][strip]; then the masks of each stage's columns.
+  static constexpr int kZeros = kStages * kStageBytes;
+  static constexpr int kPieceMasks = kZeros + (kCompressed ? kBankBytes : 0);
+  static constexpr int kPieceMaskBytes = kCompressed ? kColumns * kStrips * 4 : 0;  // of a stage
+  static constexpr int kMasks = kPieceMasks + kStages * kPieceMaskBytes;
+  static constexpr int kSharedBytes = kMasks + kStages * kColumns * 4;
   static constexpr int kMatrices = kPixels / 8 / kWarps;  // of eight pixels, of a warp
   // Sums on their way out, of a warp: [8 pixels][filters], rows four floats apart in the banks.
   static constexpr int kRow = kFilters + 4;
@@ -116,34 +128,45 @@ struct Shape {
 // A step's columns, read one step before they are used.
 struct Columns {
   int4 column[kColumns];
+  int first;  // in the list
   int first_tile;
 };
 
+template <bool kCompressed>
 __device__ inline Columns read_columns(const GpuConv2d& conv, int first, int end) {
   Columns columns;
+  columns.first = first;
 #pragma unroll
   for (int i = 0; i < kColumns; ++i) {
     columns.column[i] = first + i < end
                             ? __ldg(reinterpret_cast<const int4*>(conv.columns) + first + i)
                             : make_int4(0, 0, 0, 0);
   }
-  columns.first_tile = first < end ? __ldg(conv.tile_offsets + first) : 0;
+  columns.first_tile = first < end && !kCompressed ? __ldg(conv.tile_offsets + first) : 0;
   return columns;
 }
 
-// gpu-code: tensor_core_conv2d<*, 4, 64> threads 128 dynamic 32800 loads 16x27 uses HMMA LDGSTS LDSM warps 80:16 86:12 90:20 100:16 120:12
-// gpu-code: tensor_core_conv2d<*, 4, 128> threads 128 dynamic 49184 loads 16x35 uses HMMA LDGSTS LDSM warps 80:12 86:8 90:16 100:16 120:8
-// gpu-code: tensor_core_conv2d<*, 8, 128> threads 128 dynamic 49176 loads 16x33 uses HMMA LDGSTS LDSM warps 80:8 86:8 90:8 100:8 120:8
-static_assert(Shape<4, 64>::kSharedBytes == 32800);
-static_assert(Shape<4, 128>::kSharedBytes == 49184);
-static_assert(Shape<8, 128>::kSharedBytes == 49176);
+// An operand A, of the pieces that lie from `pieces` on and the 128 bytes of zeros at `zeros`; both
+// begin in the first bank. Lane 16 h + r gives the address of row r's half h, the mask's bit. All
+// of a matrix's zeros are one, in the bank behind the matrix's own pieces.
+__device__ inline uint4 expanded(unsigned mask, unsigned pieces, unsigned zeros) {
+  const unsigned lane = threadIdx.x % 32;
+  const unsigned before = (1u << lane) - 1, of_matrix = (2u << (lane | 7)) - 1;
+  const auto behind = [&](unsigned lanes) {
+    return pieces + static_cast<unsigned>(__popc(mask & lanes) * kPieceBytes);
+  };
+  const bool kept = (mask >> lane & 1) != 0;
+  unsigned a[4];
+  load_four_matrices(kept ? behind(before) : zeros + behind(of_matrix) % kBankBytes, a);
+  return make_uint4(a[0], a[1], a[2], a[3]);
+}
 
-template <class T, int kStrips, int kPixels>
-__global__ void __launch_bounds__(kThreads, kStrips == 8 ? 2 : 4)
-    tensor_core_conv2d(const __grid_constant__ GpuConv2d conv) {
-  using S = Shape<kStrips, kPixels>;
+// `piece_masks` is read where weights are compressed.
+template <class T, int kStrips, int kPixels, bool kCompressed>
+__device__ __forceinline__ void convolve(const GpuConv2d& conv, const int* piece_masks) {
+  using S = Shape<kStrips, kPixels, kCompressed>;
   extern __shared__ __align__(128) char shared[];
-  auto* const masks = reinterpret_cast<int*>(shared + S::kStages * S::kStageBytes);
+  auto* const masks = reinterpret_cast<int*>(shared + S::kMasks);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
 
   // Blocks of filters first: those that run together share activations in the second-level cache.
@@ -178,15 +201,27 @@ __global__ void __launch_bounds__(kThreads, kStrips == 8 ? 2 : 4)
   const unsigned tiles_to =
       shared_address(shared) + static_cast<unsigned>(S::kActivationBytes + thread * 16);
 
+  // Where weights are compressed: the first piece of the step to be started, and what copies masks.
+  int next_piece = 0;
+  const char* from_piece_masks = nullptr;
+  unsigned piece_masks_to = 0;
+  if constexpr (kCompressed) {
+    next_piece = begin < end ? __ldg(conv.tile_offsets + begin) : 0;
+    from_piece_masks = reinterpret_cast<const char*>(piece_masks) + thread * 16;
+    piece_masks_to = shared_address(shared + S::kPieceMasks + thread * 16);
+    if (thread < kBankBytes / 4) reinterpret_cast<int*>(shared + S::kZeros)[thread] = 0;
+  }
+
   const auto start_step = [&](int slot, const Columns& columns) {
     const unsigned stage = static_cast<unsigned>(slot * S::kStageBytes);
-    int tiles = 0;
+    int tiles = 0, pieces = 0;
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
       const int4 column = columns.column[c];
       if (thread == c) masks[slot * kColumns + c] = column.w;
       if (column.w == 0) continue;
       tiles += __popc(column.w);
+      pieces += column.w >> kPiecesShift;
       const int dy = column.x * conv.dilation_h, dx = column.y * conv.dilation_w;
       const std::int64_t way =
           (dy * conv.in_w + dx) * row_bytes + column.z * static_cast<std::int64_t>(sizeof(T));
@@ -201,11 +236,24 @@ __global__ void __launch_bounds__(kThreads, kStrips == 8 ? 2 : 4)
             from_corner[i] + way, inside);
       }
     }
-    const char* const from =
-        from_tiles + static_cast<std::int64_t>(columns.first_tile) * kTileBytes;
+    const char* from;
+    int weight_bytes;
+    if constexpr (kCompressed) {
+      from = from_tiles + static_cast<std::int64_t>(next_piece) * kPieceBytes;
+      weight_bytes = pieces * kPieceBytes;
+      next_piece += pieces;
+      constexpr int kOfColumn = kStrips * 4 / 16;  // copies
+      if (thread < kColumns * kOfColumn && columns.first + thread / kOfColumn < end) {
+        copy_weights(piece_masks_to + static_cast<unsigned>(slot * S::kPieceMaskBytes),
+                     from_piece_masks + static_cast<std::int64_t>(columns.first) * kStrips * 4);
+      }
+    } else {
+      from = from_tiles + static_cast<std::int64_t>(columns.first_tile) * kTileBytes;
+      weight_bytes = tiles * kTileBytes;
+    }
 #pragma unroll
     for (int i = 0; i < kColumns * kStrips * kTileBytes; i += kThreads * 16) {
-      if (i + thread * 16 < tiles * kTileBytes) {
+      if (i + thread * 16 < weight_bytes) {
         copy_weights(tiles_to + stage + static_cast<unsigned>(i), from + i);
       }
     }
@@ -230,6 +278,9 @@ __global__ void __launch_bounds__(kThreads, kStrips == 8 ? 2 : 4)
   const auto compute_step = [&](int slot) {
     unsigned activations = read_from + static_cast<unsigned>(slot * S::kStageBytes);
     const char* tile = shared + slot * S::kStageBytes + S::kActivationBytes + lane * 16;
+    unsigned piece = shared_address(shared + slot * S::kStageBytes + S::kActivationBytes);
+    const auto* const piece_masks_of_step =
+        reinterpret_cast<const uint4*>(shared + S::kPieceMasks + slot * S::kPieceMaskBytes);
 #pragma unroll
     for (int c = 0; c < kColumns; ++c, activations += kPixels * kPixelBytes) {
       const int mask = masks[slot * kColumns + c];
@@ -240,11 +291,29 @@ __global__ void __launch_bounds__(kThreads, kStrips == 8 ? 2 : 4)
         load_four_matrices(activations + static_cast<unsigned>(m * 16 * kPixelBytes), b[m]);
         round_operand<T>(b[m]);
       }
+      uint4 four_masks[kStrips / 4];  // of pieces
+      if constexpr (kCompressed) {
+#pragma unroll
+        for (int i = 0; i < kStrips / 4; ++i) {
+          four_masks[i] = piece_masks_of_step[c * (kStrips / 4) + i];
+        }
+      }
 #pragma unroll
       for (int s = 0; s < kStrips; ++s) {
         if ((mask >> s & 1) == 0) continue;
-        const uint4 a = *reinterpret_cast<const uint4*>(tile);
-        tile += kTileBytes;
+        uint4 a;
+        if constexpr (kCompressed) {
+          const uint4 four = four_masks[s / 4];
+          const unsigned kept = s % 4 == 0   ? four.x
+                                : s % 4 == 1 ? four.y
+                                : s % 4 == 2 ? four.z
+                                             : four.w;
+          a = expanded(kept, piece, shared_address(shared + S::kZeros));
+          piece += static_cast<unsigned>(__popc(kept) * kPieceBytes);
+        } else {
+          a = *reinterpret_cast<const uint4*>(tile);
+          tile += kTileBytes;
+        }
 #pragma unroll
         for (int m = 0; m < S::kMatrices; ++m) {
           multiply_add<T>(sums[s][m], a, b[m / 2][m % 2 * 2], b[m / 2][m % 2 * 2 + 1]);
@@ -256,18 +325,18 @@ __global__ void __launch_bounds__(kThreads, kStrips == 8 ? 2 : 4)
   int started = 0;
   for (; started < S::kStages - 1; ++started) {
     if (started < steps) {
-      start_step(started, read_columns(conv, begin + started * kColumns, end));
+      start_step(started, read_columns<kCompressed>(conv, begin + started * kColumns, end));
     }
     close_step();
   }
-  Columns next = read_columns(conv, begin + started * kColumns, end);
+  Columns next = read_columns<kCompressed>(conv, begin + started * kColumns, end);
   int slot = 0, free_slot = S::kStages - 1;
   for (int step = 0; step < steps; ++step, ++started) {
     wait_for_all_steps_but<S::kStages - 2>();
     __syncthreads();  // the step's data is there for all, and the free slot's is used up
     if (started < steps) {
       start_step(free_slot, next);
-      next = read_columns(conv, begin + (started + 1) * kColumns, end);
+      next = read_columns<kCompressed>(conv, begin + (started + 1) * kColumns, end);
     }
     close_step();  // empty ones too: the waits count them
     compute_step(slot);
@@ -307,57 +376,110 @@ __global__ void __launch_bounds__(kThreads, kStrips == 8 ? 2 : 4)
   }
 }
 
-// ---- launching ------------------------------------------------------------------------------
+// gpu-code: tensor_core_conv2d<*, 4, 64> threads 128 dynamic 32800 loads 16x27 uses HMMA LDGSTS LDSM warps 80:16 86:12 90:20 100:16 120:12
+// gpu-code: tensor_core_conv2d<*, 4, 128> threads 128 dynamic 49184 loads 16x35 uses HMMA LDGSTS LDSM warps 80:12 86:8 90:16 100:16 120:8
+// gpu-code: tensor_core_conv2d<*, 8, 128> threads 128 dynamic 49176 loads 16x33 uses HMMA LDGSTS LDSM warps 80:8 86:8 90:8 100:8 120:8
+static_assert(Shape<4, 64, false>::kSharedBytes == 32800);
+static_assert(Shape<4, 128, false>::kSharedBytes == 49184);
+static_assert(Shape<8, 128, false>::kSharedBytes == 49176);
 
 template <class T, int kStrips, int kPixels>
-cudaError_t launch(const GpuConv2d& conv, std::int64_t pixels, cudaStream_t stream) {
-  using S = Shape<kStrips, kPixels>;
-  const std::int64_t grid = (pixels + kPixels - 1) / kPixels * conv.blocks;
+__global__ void __launch_bounds__(kThreads, kStrips == 8 ? 2 : 4)
+    tensor_core_conv2d(const __grid_constant__ GpuConv2d conv) {
+  convolve<T, kStrips, kPixels, false>(conv, nullptr);
+}
+
+// Its layers have few pixels.
+constexpr int kCompressedStrips = 4, kCompressedPixels = 64;
+using CompressedShape = Shape<kCompressedStrips, kCompressedPixels, true>;
+
+// gpu-code: compressed_conv2d<*> threads 128 dynamic 33056 loads 16x27 uses HMMA LDGSTS LDSM warps 80:16 86:12 90:16 100:16 120:12
+static_assert(CompressedShape::kSharedBytes == 33056);
+
+template <class T>
+__global__ void __launch_bounds__(kThreads, 4)
+    compressed_conv2d(const __grid_constant__ CompressedConv2d problem) {
+  convolve<T, kCompressedStrips, kCompressedPixels, true>(problem.conv, problem.piece_masks);
+}
+
+// ---- launching ------------------------------------------------------------------------------
+
+// Whether activations and weights can be copied 16 bytes at a time.
+bool copies_whole(const GpuConv2d& conv) {
+  const int column_channels = kPixelBytes / static_cast<int>(size_of(conv.dtype));
+  return conv.in_channels / conv.groups % column_channels == 0 &&
+         reinterpret_cast<std::uintptr_t>(conv.input) % 16 == 0 &&
+         reinterpret_cast<std::uintptr_t>(conv.tiles) % 16 == 0;
+}
+
+// Launches `kernel`, which takes `argument`, and what adds up splits.
+template <class T, class S, class Argument>
+cudaError_t launch(void (*kernel)(Argument), const Argument& argument, const GpuConv2d& conv,
+                   int pixels_of_block, cudaStream_t stream) {
+  const std::int64_t pixels = checked_pixels(conv);
+  if (pixels < 0 || !copies_whole(conv)) return cudaErrorInvalidValue;
+  const std::int64_t grid = (pixels + pixels_of_block - 1) / pixels_of_block * conv.blocks;
   if (grid > INT32_MAX) return cudaErrorInvalidValue;
-  const auto kernel = tensor_core_conv2d<T, kStrips, kPixels>;
   cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kSharedBytes);
   if (error != cudaSuccess) return error;
   const dim3 blocks(static_cast<unsigned>(grid), static_cast<unsigned>(conv.splits));
-  kernel<<<blocks, kThreads, S::kSharedBytes, stream>>>(conv);
+  kernel<<<blocks, kThreads, S::kSharedBytes, stream>>>(argument);
   error = cudaGetLastError();
   if (error != cudaSuccess || conv.splits == 1) return error;
   return launch_reduce<T, S::kFilters>(conv, stream);
 }
 
+template <class T, int kStrips, int kPixels>
+cudaError_t launch_tiles(const GpuConv2d& conv, cudaStream_t stream) {
+  return launch<T, Shape<kStrips, kPixels, false>, GpuConv2d>(
+      tensor_core_conv2d<T, kStrips, kPixels>, conv, conv, kPixels, stream);
+}
+
 template <class T>
-cudaError_t launch_tile(const TensorCoreConv2d& problem, std::int64_t pixels, cudaStream_t stream) {
+cudaError_t launch_tiles(const TensorCoreConv2d& problem, cudaStream_t stream) {
   if (problem.strips == 4 && problem.pixels == 64) {
-    return launch<T, 4, 64>(problem.conv, pixels, stream);
+    return launch_tiles<T, 4, 64>(problem.conv, stream);
   }
   if (problem.strips == 4 && problem.pixels == 128) {
-    return launch<T, 4, 128>(problem.conv, pixels, stream);
+    return launch_tiles<T, 4, 128>(problem.conv, stream);
   }
   if (problem.strips == 8 && problem.pixels == 128) {
-    return launch<T, 8, 128>(problem.conv, pixels, stream);
+    return launch_tiles<T, 8, 128>(problem.conv, stream);
   }
   return cudaErrorInvalidValue;
+}
+
+template <class T>
+cudaError_t launch_pieces(const CompressedConv2d& problem, cudaStream_t stream) {
+  return launch<T, CompressedShape, CompressedConv2d>(compressed_conv2d<T>, problem, problem.conv,
+                                                      kCompressedPixels, stream);
 }
 
 }  // namespace
 
 int launch_tensor_core_conv2d(const TensorCoreConv2d& problem, void* stream) {
-  const GpuConv2d& conv = problem.conv;
-  const std::int64_t pixels = checked_pixels(conv);
-  const int column_channels = kPixelBytes / static_cast<int>(size_of(conv.dtype));
-  if (pixels < 0 || conv.in_channels / conv.groups % column_channels != 0 ||
-      reinterpret_cast<std::uintptr_t>(conv.input) % 16 != 0 ||
-      reinterpret_cast<std::uintptr_t>(conv.tiles) % 16 != 0) {
-    return cudaErrorInvalidValue;
-  }
   auto* const on = static_cast<cudaStream_t>(stream);
-  switch (conv.dtype) {
+  switch (problem.conv.dtype) {
     case DType::float16:
-      return launch_tile<__half>(problem, pixels, on);
+      return launch_tiles<__half>(problem, on);
     case DType::bfloat16:
-      return launch_tile<__nv_bfloat16>(problem, pixels, on);
+      return launch_tiles<__nv_bfloat16>(problem, on);
     default:
-      return launch_tile<float>(problem, pixels, on);
+      return launch_tiles<float>(problem, on);
+  }
+}
+
+int launch_compressed_conv2d(const CompressedConv2d& problem, void* stream) {
+  if (reinterpret_cast<std::uintptr_t>(problem.piece_masks) % 16 != 0) return cudaErrorInvalidValue;
+  auto* const on = static_cast<cudaStream_t>(stream);
+  switch (problem.conv.dtype) {
+    case DType::float16:
+      return launch_pieces<__half>(problem, on);
+    case DType::bfloat16:
+      return launch_pieces<__nv_bfloat16>(problem, on);
+    default:
+      return launch_pieces<float>(problem, on);
   }
 }
 
