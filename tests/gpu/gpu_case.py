@@ -180,6 +180,16 @@ CASES = {
     "everything kept": _DOT.but(density=1.0, filters=16, channels=16),
     "one channel group of 1x8": _DOT.but(group="1x8", density=0.1),
     "padding beyond the kernel": _DOT.but(kernel=(1, 1), padding=(3, 2), size=(2, 2)),
+    "compressed": _DOT.but(layout="compressed", group="1x8"),
+    "compressed bfloat16": _DOT.but(
+        layout="compressed", group="1x16", dtype=torch.bfloat16, residual=True, density=0.1
+    ),
+    "compressed everything at once, tf32": _DOT.but(
+        layout="compressed", group="1x8", batch=2, filters=24, groups=3, stride=(1, 2),
+        padding=(2, 3), dilation=(2, 1), channels=8, residual=True, activation="relu6",
+        size=(9, 8), dtype=torch.float32,
+    ),
+    "compressed, nothing kept": _DOT.but(layout="compressed", density=0.0, residual=True),
     "simt": _SIMT,
     "simt half": _SIMT.but(dtype=torch.float16, activation="relu"),
     "simt bfloat16": _SIMT.but(dtype=torch.bfloat16, activation="relu", residual=True),

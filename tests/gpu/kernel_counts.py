@@ -67,14 +67,14 @@ TENSOR_CORE = {
 PIECES = LAYER.but(layout="compressed", group="1x8", size=(8, 8), channels=32)
 DEEP = PIECES.but(kernel=(1, 1), padding=(0, 0), channels=512, size=(7, 7))
 COMPRESSED = {
-    "3x3": Budget(PIECES, {}, 100),
-    "3x3, bfloat16": Budget(PIECES.but(dtype=BFLOAT), {}, 100),
-    "3x3, tf32": Budget(PIECES.but(dtype=FLOAT), {}, 100),
-    "3x3, 1x16": Budget(PIECES.but(group="1x16"), {}, 100),
-    "3x3, 90 % pruned": Budget(PIECES.but(density=0.1), {}, 100),
-    "1x1, 7x7": Budget(DEEP, {}, 100),
-    "1x1, 7x7, 90 % pruned": Budget(DEEP.but(density=0.1), {}, 100),
-    "1x1, 7x7, split": Budget(DEEP, {"splits": 2}, 100),
+    "3x3": Budget(PIECES, {}, 33.2),
+    "3x3, bfloat16": Budget(PIECES.but(dtype=BFLOAT), {}, 33.2),
+    "3x3, tf32": Budget(PIECES.but(dtype=FLOAT), {}, 31.3),
+    "3x3, 1x16": Budget(PIECES.but(group="1x16"), {}, 33.3),
+    "3x3, 90 % pruned": Budget(PIECES.but(density=0.1), {}, 33.4),
+    "1x1, 7x7": Budget(DEEP, {}, 30.4),
+    "1x1, 7x7, 90 % pruned": Budget(DEEP.but(density=0.1), {}, 30.9),
+    "1x1, 7x7, split": Budget(DEEP, {"splits": 2}, 32.1),
 }
 
 NARROW = LAYER.but(layout="simt", group="1x8", channels=32)

@@ -13,9 +13,12 @@ import pytest
 import torch
 from gpu_case import CASES, tensors_of
 
-from l1sparse import reference
+from l1sparse import GroupShape, reference
 from l1sparse.gpu import backend, run
-from l1sparse.gpu.problem import is_channels_last
+from l1sparse.gpu.device import Device
+from l1sparse.gpu.layout import choose
+from l1sparse.gpu.problem import conv2d_problem, is_channels_last
+from l1sparse.gpu.weights import weight_of
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +98,23 @@ def test_small_maps_are_split_over_channels() -> None:
     tensors = tensors_of(case)
     tensors.check(run.sparse_conv2d(**tensors.arguments(), backend="cuda/tensor_core"))
     assert fake_cuda.launches[0]["splits"] > 1
+
+
+def test_deep_layers_of_few_pixels_have_their_weights_compressed(cuda: Any) -> None:
+    case = CASES["compressed"].but(
+        filters=256, channels=512, size=(4, 4), kernel=(1, 1), padding=(0, 0), density=0.1
+    )
+    tensors = tensors_of(case)
+    tensors.check(run.sparse_conv2d(**tensors.arguments(), backend="cuda"))
+    (plan,) = weight_of(tensors.packed)._plans.values()
+    assert plan.layout == "compressed"
+    device = Device("A100", (8, 0), 108)
+    problem = conv2d_problem(
+        (1, 512, 4, 4), case.weight_shape, (1, 1), (0, 0), (1, 1), 1, "none", 0.0, 0.0
+    )
+    arguments = (problem, tensors.mask, GroupShape.of(case.group), case.dtype, device, None)
+    assert choose(*arguments, cuda.BACKEND.layouts).kind == "compressed"
+    assert choose(*arguments, ("tensor_core", "simt")).kind != "compressed"  # as of Triton
 
 
 def test_a_failed_launch_is_an_exception(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,7 @@ class Launches:
     """A backend that launches nothing and counts what it is asked for."""
 
     name = "counting"
+    layouts = ("tensor_core", "simt")
 
     def __init__(self) -> None:
         self.plans = self.convolutions = self.norms = 0
@@ -254,6 +255,11 @@ def test_a_gpu_that_is_too_old_is_an_error(
     with pytest.raises(RuntimeError, match=text.replace("input", "weight")):
         run.group_l1_norm(INPUT, [1, 8])
     assert launches.convolutions == launches.norms == 0
+
+
+def test_a_layout_that_a_backend_has_no_kernel_for_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match=r"triton: has no kernel for layout 'compressed'"):
+        backend.resolve("triton/compressed")
 
 
 def test_turing_runs_simt_and_no_tensor_cores(

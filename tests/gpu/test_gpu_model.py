@@ -13,10 +13,12 @@ from l1sparse.gpu.cells import KeptAtRandom, KeptByMask
 from l1sparse.gpu.chips import CHIPS, Chip, chip_like
 from l1sparse.gpu.choose import Choice, choose_layout, considered
 from l1sparse.gpu.model import (
+    COMPRESSED_TILING,
     SIMT_TILING,
     TENSOR_CORE_TILINGS,
     Convolution,
     Tiling,
+    compressed_work,
     dense_work,
     floor,
     simt_work,
@@ -113,6 +115,27 @@ def test_tensor_core_work_by_hand() -> None:
     assert work.wavefronts == 2 * (columns * 2 * 4096 + tiles * 5 * 512) / 128
     assert work.fill_in == 4 * 256 / (3 + 256)
     assert work.launches == 1
+
+
+def test_compressed_work_by_hand() -> None:
+    # As above: two tiles of 64 pixels and one of 16, four warps each.
+    mask = torch.zeros(80, 32, 1, 1, dtype=torch.bool)
+    mask[0, 0] = mask[17, 3] = mask[40, 5] = True  # pieces of the first half of three tiles
+    mask[64:, 16:] = True  # a whole tile: 32 pieces
+    conv = Convolution(1, (80, 32, 1, 1), (12, 12))
+    work = compressed_work(conv, KeptByMask(mask))
+    tiles, columns, pieces = 4, 2, 3 + 32
+    assert work.layout == "compressed"
+    assert work.mma == tiles * 3 * 8
+    assert work.weight_bytes == pieces * 16 + columns * (16 + 4 + 4 * 4)
+    assert work.output_bytes == 144 * 80 * 2
+    assert work.l2_bytes == columns * 144 * 32 + 3 * work.weight_bytes
+    # A column of 2 KiB in and out of shared memory; pieces in; tiles and masks out for four warps.
+    moved = columns * 2 * 2048 + pieces * 16 + 4 * (tiles * 512 + columns * 128)
+    assert work.wavefronts == 3 * moved / 128
+    assert work.fill_in == pieces * 8 / (3 + 256)
+    halved = compressed_work(replace(conv, dtype="float32"), KeptByMask(mask))
+    assert halved.weight_bytes == (3 + 64) * 16 + (1 + 2) * 36  # pieces of four channels
 
 
 def test_warps_that_need_no_column_do_not_read_it() -> None:
@@ -268,6 +291,24 @@ def test_fill_in_is_paid_only_where_it_pays() -> None:
     assert choice(expanded(torch.rand(256, 32, 3, 3) < 0.6, 1, 8)).layout == "tensor_core"
 
 
+@pytest.mark.parametrize("group", [8, 16])
+def test_weights_are_compressed_where_reading_them_binds(group: int) -> None:
+    mask = expanded(torch.rand(512, 512 // group, 1, 1) < 0.1, 1, group)
+    for chip in ("A100", "H100", "Orin"):
+        deep = Convolution(1, (512, 512, 1, 1), (7, 7))
+        found = choose_layout(deep, KeptByMask(mask), CHIPS[chip])
+        assert (found.layout, found.tiling) == ("compressed", COMPRESSED_TILING)
+        assert found.fill_in == 1.0
+        others = considered(deep, KeptByMask(mask), CHIPS[chip])
+        cheapest = min(c.cost for c in others if c.layout != "compressed")
+        assert found.cost < cheapest
+        # Of many pixels each weight is used often, and whole tiles of 16x16 need no masks.
+        many = choose_layout(replace(deep, batch=32), KeptByMask(mask), CHIPS[chip])
+        assert many.layout == "tensor_core"
+        tiles = KeptByMask(expanded(torch.rand(32, 32, 1, 1) < 0.1, 16, 16))
+        assert choose_layout(deep, tiles, CHIPS[chip]).layout == "tensor_core"
+
+
 def test_small_groups_take_short_columns() -> None:
     scattered = expanded(torch.rand(64, 64, 3, 3) < 0.05, 4, 4)
     found = choice(scattered, "T4")
@@ -297,7 +338,7 @@ def test_the_choice_is_the_cheapest_of_all_that_was_considered() -> None:
     conv = Convolution(4, (128, 64, 3, 3), (14, 14), padding=(1, 1))
     kept = KeptByMask(mask)
     found = considered(conv, kept, A100)
-    assert {c.layout for c in found} == {"tensor_core", "simt"}
-    assert len({(c.tiling, c.channels, c.order is None) for c in found}) == len(found)
+    assert {c.layout for c in found} == {"tensor_core", "compressed", "simt"}
+    assert len({(c.layout, c.tiling, c.channels, c.order is None) for c in found}) == len(found)
     best = choose_layout(conv, kept, A100)
     assert best.cost == min(c.cost for c in found) == sum(best.floor.limits.values())

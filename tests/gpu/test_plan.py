@@ -17,6 +17,7 @@ from l1sparse.gpu.kept import kept_groups
 from l1sparse.gpu.plan import (
     Plan,
     as_fragments,
+    compressed_plan,
     round_to_tf32,
     simt_channels,
     simt_plan,
@@ -170,6 +171,59 @@ def test_tensor_core_holds_every_kept_weight_once(
         taps_together=taps_together,
     )  # fmt: skip
     check(plan, weight, mask)
+
+
+@settings(max_examples=40)
+@given(
+    filters=st.integers(1, 150),
+    channels=st.integers(1, 3),
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 2)),
+    groups=st.integers(1, 3),
+    group=st.sampled_from(["16x16", "1x16", "1x8", "4x4", "1x1"]),
+    density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32]),
+    permuted=st.booleans(),
+)
+def test_compressed_holds_every_kept_weight_once(
+    filters: int, channels: int, kernel: Any, groups: int, group: str, density: float,
+    dtype: torch.dtype, permuted: bool,
+) -> None:  # fmt: skip
+    weight, mask = masked_weight((filters * groups, 16 * channels, *kernel), group, density)
+    order = None
+    if permuted:
+        order = torch.cat([g * filters + torch.randperm(filters) for g in range(groups)])
+    plan = compressed_plan(weight, mask, groups, dtype, filter_order=order)
+    whole = tensor_core_plan(
+        weight, mask, groups, dtype, fragments=False, filter_order=order, taps_together=True
+    )
+    # The same tiles where pieces are expanded, and no piece that nothing is kept of.
+    half = 16 // dtype.itemsize
+    assert plan.values.dtype == dtype
+    assert plan.values.shape == (int(plan.tile_offsets[-1]), half)
+    expanded = torch.zeros(whole.values.shape, dtype=dtype)
+    piece = tile = 0
+    for column, masks in enumerate(plan.masks.tolist()):
+        assert plan.tile_offsets[column] == piece
+        for word in filter(None, masks):
+            for bit in range(32):
+                if word >> bit & 1:
+                    place = slice(bit // 16 * half, (bit // 16 + 1) * half)
+                    expanded[tile, bit % 16, place] = plan.values[piece]
+                    piece += 1
+            tile += 1
+        strips = sum(bool(word) << strip for strip, word in enumerate(masks))
+        assert plan.columns[column, 3] == strips + 256 * (piece - int(plan.tile_offsets[column]))
+        assert strips == whole.columns[column, 3]
+    assert (tile, piece) == (len(expanded), len(plan.values))
+    assert torch.equal(expanded, whole.values)
+    assert torch.equal(plan.columns[:, :3], whole.columns[:, :3])
+    assert torch.equal(plan.block_offsets, whole.block_offsets)
+    kept = mask.unflatten(1, (-1, half)).any(2).sum()
+    assert len(plan.values) == kept
+    assert (plan.layout, plan.block_filters) == ("compressed", 64)
+    assert (plan.tile_filters, plan.tile_channels) == (1, half)
+    for tensor in plan.tensors():
+        assert tensor.is_contiguous()
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from cuda_kernels import CSRC, compile_ptx, plain_name
 from gpu_case import Case, tensors_of
 from kernel_runner import Runner
 from ptx import Hazard, Module
-from test_cuda_kernels import BFLOAT, FLOAT, HALF, SIMT, TC
+from test_cuda_kernels import BFLOAT, CP, FLOAT, HALF, SIMT, TC
 
 from l1sparse import GroupShape, reference
 
@@ -45,6 +45,7 @@ NORM = "kernels/group_l1/group_l1.cu"
 # Case, how it is run, and the kernels that it needs as explicit instantiations.
 DOT_KERNEL = "tensor_core_conv2d<__half, 4, 64>(const __grid_constant__ GpuConv2d)"
 TF32_KERNEL = "tensor_core_conv2d<float, 4, 64>(const __grid_constant__ GpuConv2d)"
+PIECES_KERNEL = "compressed_conv2d<__half>(const __grid_constant__ CompressedConv2d)"
 DOT_REDUCE = "reduce_splits<__half, 64>(const __grid_constant__ GpuConv2d)"
 PLAIN_KERNEL = "simt_conv2d<{}>(const __grid_constant__ SimtArguments)"
 
@@ -53,6 +54,13 @@ CASES: dict[str, tuple[Case, dict[str, Any], list[str]]] = {
     "dot, odd": (TC.but(channels=32, filters=37, batch=2), {}, [DOT_KERNEL]),
     "dot, tf32": (TC.but(dtype=FLOAT, group="16x8"), {}, [TF32_KERNEL]),
     "dot, split": (TC.but(channels=48, residual=True), {"splits": 2}, [DOT_KERNEL, DOT_REDUCE]),
+    "pieces": (CP.but(channels=48, residual=True), {}, [PIECES_KERNEL]),
+    "pieces, odd": (
+        CP.but(kernel=(1, 1), padding=(0, 0), channels=48, filters=37, density=0.9),
+        {},
+        [PIECES_KERNEL],
+    ),
+    "pieces, split": (CP.but(channels=48), {"splits": 2}, [PIECES_KERNEL, DOT_REDUCE]),
     "plain": (SIMT.but(channels=48, residual=True), {}, [PLAIN_KERNEL.format("__half, 8, 8")]),
     "plain, float": (
         SIMT.but(channels=48, dtype=FLOAT),
@@ -107,8 +115,7 @@ BUGS = {
         "static_cast<std::int64_t>(columns.first_tile + 1) * kTileBytes", "dot",
     ),
     "not all tiles are copied": Bug(
-        DOT, "i + thread * 16 < tiles * kTileBytes", "i + thread * 16 < tiles * kTileBytes - 16",
-        "dot",
+        DOT, "weight_bytes = tiles * kTileBytes;", "weight_bytes = tiles * kTileBytes - 16;", "dot",
     ),
     "pixels beyond the last are written": Bug(
         DOT, "      if (pixel >= pixels) continue;\n", "", "dot, odd", "out of bounds",
@@ -132,7 +139,71 @@ BUGS = {
     ),
     "words of TF32 exchanged": Bug(DOT, "b[m / 2][m % 2 * 2], b", "b[m / 2][m % 2 * 2 ^ 1], b",
                                    "dot, tf32"),
-    # ---- both convolutions
+    # ---- compressed weights
+    "no barrier between steps of pieces": Bug(DOT, STEP_BARRIER, "    // is there", "pieces",
+                                              "shared race"),
+    "one copy of pieces too few is waited for": Bug(
+        DOT, "wait_for_all_steps_but<S::kStages - 2>()", "wait_for_all_steps_but<S::kStages - 1>()",
+        "pieces", "unwaited copy",
+    ),
+    "zeros are not cleared": Bug(
+        DOT, "if (thread < kBankBytes / 4) reinterpret_cast<int*>(shared + S::kZeros)[thread] = 0;",
+        "", "pieces", "uninitialised",
+    ),
+    "only half of the zeros are cleared": Bug(
+        DOT, "if (thread < kBankBytes / 4) r", "if (thread < kBankBytes / 8) r", "pieces",
+        "uninitialised",
+    ),
+    "zeros hold a number": Bug(DOT, "(shared + S::kZeros)[thread] = 0;",
+                               "(shared + S::kZeros)[thread] = 0x3c003c00;", "pieces"),
+    "a pruned piece is the next kept one": Bug(
+        DOT, "kept ? behind(before) : zeros + behind(of_matrix) % kBankBytes", "behind(before)",
+        "pieces",
+    ),
+    "pieces are counted with the lane's own": Bug(
+        DOT, "before = (1u << lane) - 1,", "before = (2u << lane) - 1,", "pieces",
+    ),
+    "halves of the mask exchanged": Bug(
+        DOT, "const bool kept = (mask >> lane & 1)", "const bool kept = (mask >> (lane ^ 16) & 1)",
+        "pieces",
+    ),
+    "pieces of the strip before": Bug(
+        DOT, "piece += static_cast<unsigned>(__popc(kept) * kPieceBytes);", "", "pieces",
+    ),
+    "masks of another strip": Bug(DOT, "s % 4 == 1 ? four.y", "s % 4 == 1 ? four.z", "pieces"),
+    "piece masks of the step before": Bug(
+        DOT, "static_cast<std::int64_t>(columns.first) * kStrips * 4",
+        "static_cast<std::int64_t>(columns.first - (columns.first > begin)) * kStrips * 4",
+        "pieces",
+    ),
+    "masks in one place for all steps": Bug(
+        DOT, "piece_masks_to + static_cast<unsigned>(slot * S::kPieceMaskBytes)", "piece_masks_to",
+        "pieces",
+    ),
+    "masks beyond the last column are read": Bug(
+        DOT, " && columns.first + thread / kOfColumn < end", "", "pieces, odd", "out of bounds",
+    ),
+    "masks of the second column are not copied": Bug(
+        DOT, "thread < kColumns * kOfColumn &&", "thread < kOfColumn &&", "pieces",
+        "uninitialised",
+    ),
+    "pieces of the step before": Bug(DOT, "      next_piece += pieces;\n", "", "pieces"),
+    "pieces begin one too late": Bug(
+        DOT, "static_cast<std::int64_t>(next_piece) * kPieceBytes",
+        "static_cast<std::int64_t>(next_piece + 1) * kPieceBytes", "pieces",
+    ),
+    "not all pieces are copied": Bug(
+        DOT, "weight_bytes = pieces * kPieceBytes;", "weight_bytes = (pieces - 1) * kPieceBytes;",
+        "pieces",
+    ),
+    "pieces are counted with the strips": Bug(
+        DOT, "pieces += column.w >> kPiecesShift;", "pieces += column.w;", "pieces",
+    ),
+    "a split begins with the block's pieces": Bug(
+        DOT, "__ldg(conv.tile_offsets + begin)", "__ldg(conv.tile_offsets + first_of_block)",
+        "pieces, split",
+    ),
+    # ---- all convolutions
     "the bias of another filter": Bug(EPILOGUE, "conv.bias + filter)", "conv.bias + first)", "dot"),
     "the residual of another pixel": Bug(
         EPILOGUE, "residual + row + filter)", "residual + row + first)", "dot",
@@ -253,7 +324,7 @@ def must_be_caught(bug: Bug, runner: Runner, text: str, work: Callable[[], None]
 def test_a_broken_convolution_is_caught(name: str, runner: Runner, tmp_path: Path) -> None:
     bug = BUGS[name]
     case, how, kernels = CASES[bug.case]
-    main = DOT if case.layout == "tensor_core" else PLAIN
+    main = PLAIN if case.layout == "simt" else DOT
     text = broken_ptx(bug, main, kernels, tmp_path)
     tensors = tensors_of(case)
     must_be_caught(
