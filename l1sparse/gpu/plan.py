@@ -62,8 +62,8 @@ class Plan:
     """``[blocks]``: blocks in descending order of work."""
     columns: Tensor
     """``[columns, 4]``: tap row, tap column, first channel in the whole input, and how many
-    channels there are (`simt`) or the mask of strips that kept the column; `compressed` adds 256
-    times the number of the column's tiles."""
+    channels there are (`simt`), the mask of strips that kept the column (`tensor_core`) or how many
+    tiles the column has (`compressed`)."""
     masks: Tensor
     """``[columns, words]``: bit i of the words (of 32 bits, least first) is set where the block's
     i-th run of `tile_filters` has a tile. `compressed`: a word for each strip; its bit 16 h + r is
@@ -220,8 +220,7 @@ def compressed_plan(
     masks = torch.zeros_like(counts)
     masks[strip_has_tile] = (kept.to(torch.int64) << torch.arange(32, device=kept.device)).sum(1)
     pieces_of_column = counts.sum(1)
-    last = parts.masks[:, 0] + (pieces_of_column << 8)
-    columns = torch.cat([parts.columns, last[:, None]], 1)
+    columns = torch.cat([parts.columns, pieces_of_column[:, None]], 1)
     plan = parts.plan("compressed", columns, _rounded(pieces, dtype).contiguous())
     return dataclasses.replace(
         plan,

@@ -168,23 +168,23 @@ BUGS = {
         "pieces",
     ),
     "pieces of the strip before": Bug(
-        DOT, "piece += static_cast<unsigned>(__popc(kept) * kPieceBytes);", "", "pieces",
+        DOT, "piece += static_cast<unsigned>(__popc(kept[s]) * kPieceBytes);", "", "pieces",
     ),
-    "masks of another strip": Bug(DOT, "s % 4 == 1 ? four.y", "s % 4 == 1 ? four.z", "pieces"),
+    "masks of another strip": Bug(DOT, "kept[s + 1] = four.y", "kept[s + 1] = four.z", "pieces"),
     "piece masks of the step before": Bug(
         DOT, "static_cast<std::int64_t>(columns.first) * kStrips * 4",
         "static_cast<std::int64_t>(columns.first - (columns.first > begin)) * kStrips * 4",
         "pieces",
     ),
     "masks in one place for all steps": Bug(
-        DOT, "piece_masks_to + static_cast<unsigned>(slot * S::kPieceMaskBytes)", "piece_masks_to",
+        DOT, "piece_masks_to + static_cast<unsigned>(slot * S::kMaskBytes)", "piece_masks_to",
         "pieces",
     ),
     "masks beyond the last column are read": Bug(
-        DOT, " && columns.first + thread / kOfColumn < end", "", "pieces, odd", "out of bounds",
+        DOT, "columns.first + thread / kOfColumn < end", "true", "pieces, odd", "out of bounds",
     ),
     "masks of the second column are not copied": Bug(
-        DOT, "thread < kColumns * kOfColumn &&", "thread < kOfColumn &&", "pieces",
+        DOT, "thread < kColumns * kOfColumn)", "thread < kOfColumn)", "pieces",
         "uninitialised",
     ),
     "pieces of the step before": Bug(DOT, "      next_piece += pieces;\n", "", "pieces"),
@@ -196,9 +196,8 @@ BUGS = {
         DOT, "weight_bytes = pieces * kPieceBytes;", "weight_bytes = (pieces - 1) * kPieceBytes;",
         "pieces",
     ),
-    "pieces are counted with the strips": Bug(
-        DOT, "pieces += column.w >> kPiecesShift;", "pieces += column.w;", "pieces",
-    ),
+    "pieces of one column only": Bug(DOT, "pieces += kCompressed", "pieces = kCompressed",
+                                     "pieces"),
     "a split begins with the block's pieces": Bug(
         DOT, "__ldg(conv.tile_offsets + begin)", "__ldg(conv.tile_offsets + first_of_block)",
         "pieces, split",

@@ -76,8 +76,7 @@ int launch_tensor_core_conv2d(const TensorCoreConv2d& problem, void* stream);
 // are 64, four strips. Pieces of a block follow each other by column, then strip, half of the
 // channels and filter.
 //
-//   columns[i][3]       bit s: strip s of the block kept the column; from bit 8 on the number of
-//                       its pieces
+//   columns[i][3]       the number of its pieces
 //   tile_offsets[i]     the column's first piece
 //   tiles               the pieces
 //   piece_masks[i][4]   of each strip: bit 16 h + r: filter r kept a weight of half h

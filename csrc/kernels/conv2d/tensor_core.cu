@@ -26,7 +26,6 @@ constexpr int kWarps = kThreads / 32;
 constexpr int kColumns = 2;
 constexpr int kTileBytes = 512;
 constexpr int kPieceBytes = 16;
-constexpr int kPiecesShift = 8;  // of a column's pieces in columns[i][3]
 constexpr int kBankBytes = 128;  // of shared memory, that are read at a time
 constexpr int kPixelBytes = 32;  // of a column
 
@@ -38,7 +37,7 @@ __device__ inline unsigned shared_address(const void* pointer) {
 
 // 16 bytes, or zeros without a look at `from`; through the first-level cache, where the next tap
 // finds most of the same pixels.
-__device__ inline void copy_activations(unsigned to, const char* from, bool inside) {
+__device__ inline void copy_or_zero(unsigned to, const char* from, bool inside) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;\n" ::"r"(to), "l"(from),
                "r"(inside ? 16 : 0)
                : "memory");
@@ -112,13 +111,12 @@ struct Shape {
   static constexpr int kStages = kStrips == 8 ? 3 : 4;
   static constexpr int kActivationBytes = kColumns * kPixels * kPixelBytes;
   static constexpr int kStageBytes = kActivationBytes + kColumns * kStrips * kTileBytes;
-  // Behind the stages: where weights are compressed, zeros that begin in any bank, and each stage's
-  // masks of pieces, [column][strip]; then the masks of each stage's columns.
+  // Behind the stages: where weights are compressed, zeros for all banks; and the masks of each
+  // stage's columns, one of strips or, [column][strip], of pieces.
   static constexpr int kZeros = kStages * kStageBytes;
-  static constexpr int kPieceMasks = kZeros + (kCompressed ? kBankBytes : 0);
-  static constexpr int kPieceMaskBytes = kCompressed ? kColumns * kStrips * 4 : 0;  // of a stage
-  static constexpr int kMasks = kPieceMasks + kStages * kPieceMaskBytes;
-  static constexpr int kSharedBytes = kMasks + kStages * kColumns * 4;
+  static constexpr int kMasks = kZeros + (kCompressed ? kBankBytes : 0);
+  static constexpr int kMaskBytes = kColumns * (kCompressed ? kStrips : 1) * 4;  // of a stage
+  static constexpr int kSharedBytes = kMasks + kStages * kMaskBytes;
   static constexpr int kMatrices = kPixels / 8 / kWarps;  // of eight pixels, of a warp
   // Sums on their way out, of a warp: [8 pixels][filters], rows four floats apart in the banks.
   static constexpr int kRow = kFilters + 4;
@@ -208,7 +206,7 @@ __device__ __forceinline__ void convolve(const GpuConv2d& conv, const int* piece
   if constexpr (kCompressed) {
     next_piece = begin < end ? __ldg(conv.tile_offsets + begin) : 0;
     from_piece_masks = reinterpret_cast<const char*>(piece_masks) + thread * 16;
-    piece_masks_to = shared_address(shared + S::kPieceMasks + thread * 16);
+    piece_masks_to = shared_address(shared + S::kMasks + thread * 16);
     if (thread < kBankBytes / 4) reinterpret_cast<int*>(shared + S::kZeros)[thread] = 0;
   }
 
@@ -218,10 +216,10 @@ __device__ __forceinline__ void convolve(const GpuConv2d& conv, const int* piece
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
       const int4 column = columns.column[c];
-      if (thread == c) masks[slot * kColumns + c] = column.w;
+      if (thread == c && !kCompressed) masks[slot * kColumns + c] = column.w;
       if (column.w == 0) continue;
-      tiles += __popc(column.w);
-      pieces += column.w >> kPiecesShift;
+      tiles += kCompressed ? 0 : __popc(column.w);
+      pieces += kCompressed ? column.w : 0;
       const int dy = column.x * conv.dilation_h, dx = column.y * conv.dilation_w;
       const std::int64_t way =
           (dy * conv.in_w + dx) * row_bytes + column.z * static_cast<std::int64_t>(sizeof(T));
@@ -230,10 +228,9 @@ __device__ __forceinline__ void convolve(const GpuConv2d& conv, const int* piece
         const bool inside =
             static_cast<unsigned>(corner_y[i] + dy) < static_cast<unsigned>(conv.in_h) &&
             static_cast<unsigned>(corner_x[i] + dx) < static_cast<unsigned>(conv.in_w);
-        copy_activations(
-            copy_to + stage +
-                static_cast<unsigned>((c * kPixels + i * (kThreads / 2)) * kPixelBytes),
-            from_corner[i] + way, inside);
+        copy_or_zero(copy_to + stage +
+                         static_cast<unsigned>((c * kPixels + i * (kThreads / 2)) * kPixelBytes),
+                     from_corner[i] + way, inside);
       }
     }
     const char* from;
@@ -243,9 +240,10 @@ __device__ __forceinline__ void convolve(const GpuConv2d& conv, const int* piece
       weight_bytes = pieces * kPieceBytes;
       next_piece += pieces;
       constexpr int kOfColumn = kStrips * 4 / 16;  // copies
-      if (thread < kColumns * kOfColumn && columns.first + thread / kOfColumn < end) {
-        copy_weights(piece_masks_to + static_cast<unsigned>(slot * S::kPieceMaskBytes),
-                     from_piece_masks + static_cast<std::int64_t>(columns.first) * kStrips * 4);
+      if (thread < kColumns * kOfColumn) {         // zeros for a column that there is none of
+        copy_or_zero(piece_masks_to + static_cast<unsigned>(slot * S::kMaskBytes),
+                     from_piece_masks + static_cast<std::int64_t>(columns.first) * kStrips * 4,
+                     columns.first + thread / kOfColumn < end);
       }
     } else {
       from = from_tiles + static_cast<std::int64_t>(columns.first_tile) * kTileBytes;
@@ -280,36 +278,37 @@ __device__ __forceinline__ void convolve(const GpuConv2d& conv, const int* piece
     const char* tile = shared + slot * S::kStageBytes + S::kActivationBytes + lane * 16;
     unsigned piece = shared_address(shared + slot * S::kStageBytes + S::kActivationBytes);
     const auto* const piece_masks_of_step =
-        reinterpret_cast<const uint4*>(shared + S::kPieceMasks + slot * S::kPieceMaskBytes);
+        reinterpret_cast<const uint4*>(shared + S::kMasks + slot * S::kMaskBytes);
 #pragma unroll
     for (int c = 0; c < kColumns; ++c, activations += kPixels * kPixelBytes) {
-      const int mask = masks[slot * kColumns + c];
-      if (mask == 0) continue;
+      unsigned kept[kStrips];  // of each strip: whether it kept the column, or which pieces of it
+      unsigned any = 0;
+      if constexpr (kCompressed) {
+#pragma unroll
+        for (int s = 0; s < kStrips; s += 4) {
+          const uint4 four = piece_masks_of_step[(c * kStrips + s) / 4];
+          kept[s] = four.x, kept[s + 1] = four.y, kept[s + 2] = four.z, kept[s + 3] = four.w;
+          any |= four.x | four.y | four.z | four.w;
+        }
+      } else {
+        any = static_cast<unsigned>(masks[slot * kColumns + c]);
+#pragma unroll
+        for (int s = 0; s < kStrips; ++s) kept[s] = any >> s & 1;
+      }
+      if (any == 0) continue;
       unsigned b[S::kMatrices / 2][4];
 #pragma unroll
       for (int m = 0; m < S::kMatrices / 2; ++m) {
         load_four_matrices(activations + static_cast<unsigned>(m * 16 * kPixelBytes), b[m]);
         round_operand<T>(b[m]);
       }
-      uint4 four_masks[kStrips / 4];  // of pieces
-      if constexpr (kCompressed) {
-#pragma unroll
-        for (int i = 0; i < kStrips / 4; ++i) {
-          four_masks[i] = piece_masks_of_step[c * (kStrips / 4) + i];
-        }
-      }
 #pragma unroll
       for (int s = 0; s < kStrips; ++s) {
-        if ((mask >> s & 1) == 0) continue;
+        if (kept[s] == 0) continue;
         uint4 a;
         if constexpr (kCompressed) {
-          const uint4 four = four_masks[s / 4];
-          const unsigned kept = s % 4 == 0   ? four.x
-                                : s % 4 == 1 ? four.y
-                                : s % 4 == 2 ? four.z
-                                             : four.w;
-          a = expanded(kept, piece, shared_address(shared + S::kZeros));
-          piece += static_cast<unsigned>(__popc(kept) * kPieceBytes);
+          a = expanded(kept[s], piece, shared_address(shared + S::kZeros));
+          piece += static_cast<unsigned>(__popc(kept[s]) * kPieceBytes);
         } else {
           a = *reinterpret_cast<const uint4*>(tile);
           tile += kTileBytes;
@@ -393,8 +392,8 @@ __global__ void __launch_bounds__(kThreads, kStrips == 8 ? 2 : 4)
 constexpr int kCompressedStrips = 4, kCompressedPixels = 64;
 using CompressedShape = Shape<kCompressedStrips, kCompressedPixels, true>;
 
-// gpu-code: compressed_conv2d<*> threads 128 dynamic 33056 loads 16x27 uses HMMA LDGSTS LDSM warps 80:16 86:12 90:16 100:16 120:12
-static_assert(CompressedShape::kSharedBytes == 33056);
+// gpu-code: compressed_conv2d<*> threads 128 dynamic 33024 loads 16x27 uses HMMA LDGSTS LDSM warps 80:16 86:12 90:16 100:16 120:12
+static_assert(CompressedShape::kSharedBytes == 33024);
 
 template <class T>
 __global__ void __launch_bounds__(kThreads, 4)
