@@ -392,7 +392,7 @@ __global__ void __launch_bounds__(kThreads, kStrips == 8 ? 2 : 4)
 constexpr int kCompressedStrips = 4, kCompressedPixels = 64;
 using CompressedShape = Shape<kCompressedStrips, kCompressedPixels, true>;
 
-// gpu-code: compressed_conv2d<*> threads 128 dynamic 33024 loads 16x27 uses HMMA LDGSTS LDSM warps 80:16 86:12 90:16 100:16 120:12
+// gpu-code: compressed_conv2d<*> threads 128 dynamic 33024 loads 16x31 uses HMMA LDGSTS LDSM warps 80:16 86:12 90:20 100:16 120:12
 static_assert(CompressedShape::kSharedBytes == 33024);
 
 template <class T>
