@@ -204,3 +204,5 @@ CASES = {
     ),
     "simt nothing kept": _SIMT.but(density=0.0, residual=True),
 }  # fmt: skip
+# Of the layouts that Triton has a kernel for.
+TRITON_CASES = {name: case for name, case in CASES.items() if case.layout != "compressed"}

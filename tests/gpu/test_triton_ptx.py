@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gpu_case import CASES, tensors_of
+from gpu_case import CASES, TRITON_CASES, tensors_of
 from ptx import Hazard, Memory, Module, Report
 from ptx import launch as run_ptx
 from torch import Tensor
@@ -32,7 +32,7 @@ BFLOAT = {
     f"{name}, bfloat16": CASES[name].but(dtype=torch.bfloat16)
     for name in ("half", "everything at once")
 }
-ALL = {**CASES, **BFLOAT}
+ALL = {**TRITON_CASES, **BFLOAT}
 NUMPY = {torch.bfloat16: torch.int16}
 
 
