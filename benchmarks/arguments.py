@@ -16,6 +16,10 @@ from l1sparse import GroupShape
 from l1sparse.gpu.backend import resolve
 from suites import SUITES
 
+# What random masks are made of unless arguments say.
+GROUPS = [GroupShape(1, 8)]
+SPARSITIES = [0.5, 0.75, 0.9]
+
 Run = Callable[[Any, argparse.Namespace], None]
 
 
@@ -109,6 +113,27 @@ def check_device(parser: OneLineParser, device: str) -> None:
         resolve("auto")
     except RuntimeError as error:
         parser.error(f"--device {device}: this build of l1sparse has no CUDA kernels: {error}")
+
+
+def add_masks(parser: argparse.ArgumentParser, group: str = "1x8") -> None:
+    """Add ``--group`` and ``--sparsity``; both are None where they are not given.
+
+    Args:
+        parser: of the benchmark.
+        group: what its help names as the default.
+    """
+    parser.add_argument(
+        "--group",
+        type=groups,
+        metavar="SHAPES",
+        help=f"filters x channels, with commas between them (default: {group})",
+    )
+    parser.add_argument(
+        "--sparsity",
+        type=fractions,
+        metavar="SHARES",
+        help="of groups pruned at random, 0 to 1 (default: 0.5,0.75,0.9)",
+    )
 
 
 def groups(text: str) -> list[GroupShape]:

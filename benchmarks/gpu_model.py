@@ -14,10 +14,10 @@ from functools import cached_property
 from typing import Any
 
 from arguments import (
+    SPARSITIES,
     OneLineParser,
+    add_masks,
     count,
-    fractions,
-    groups,
     input_file,
     output_file,
     run_benchmark,
@@ -36,7 +36,6 @@ from suites import SUITES, Layer
 CACHES = ("flushed", "warm")
 LIMITS = ("math", "dram", "l2", "shared")
 GROUPS = [GroupShape(16, 16), GroupShape(1, 8)]
-SPARSITIES = [0.5, 0.75, 0.9]
 
 DESCRIPTION = """\
 Counts what layers have to do on a GPU, and divides by what public documents say that chips can do
@@ -148,18 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="NAMES",
         help=f"with commas between them (default: {','.join(CHIPS)})",
     )
-    parser.add_argument(
-        "--group",
-        type=groups,
-        metavar="SHAPES",
-        help="filters x channels, with commas between them (default: 16x16,1x8)",
-    )
-    parser.add_argument(
-        "--sparsity",
-        type=fractions,
-        metavar="SHARES",
-        help="of groups pruned at random, 0 to 1 (default: 0.5,0.75,0.9)",
-    )
+    add_masks(parser, "16x16,1x8")
     parser.add_argument(
         "--mask",
         type=input_file,

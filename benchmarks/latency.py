@@ -20,7 +20,16 @@ from torch import Tensor
 import candidates
 import gpu_candidates
 import gpu_timing
-from arguments import Parser, count, fractions, groups, input_file, output_file, run_benchmark
+from arguments import (
+    GROUPS,
+    SPARSITIES,
+    Parser,
+    add_masks,
+    count,
+    input_file,
+    output_file,
+    run_benchmark,
+)
 from candidates import (
     LAYOUTS,
     Candidate,
@@ -29,7 +38,6 @@ from candidates import (
     rotating,
 )
 from gpu_timing import CudaGpu, Gpu, cudnn_benchmark, gpu_headline
-from l1sparse import GroupShape
 from l1sparse.convert.measure import Timing, alternate
 from l1sparse.gpu.backend import resolve
 from l1sparse.gpu.layout import LAYOUTS as LAYOUTS_ON_GPU
@@ -41,8 +49,6 @@ from output import progress, write_json
 from results import Row, layer_table, total, total_table
 from suites import SUITES, Layer
 
-GROUPS = [GroupShape(1, 8)]
-SPARSITIES = [0.5, 0.75, 0.9]
 GPU_DTYPES = tuple(gpu_candidates.DTYPES)
 TURN_SECONDS = 0.005  # of one candidate: several calls, so that none finds only the others' caches
 GPU_TURN_MS = 2.0
@@ -75,18 +81,7 @@ EXAMPLES = """\
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; see `run_benchmark`."""
     parser = Parser("latency.py", DESCRIPTION, EXAMPLES)
-    parser.add_argument(
-        "--group",
-        type=groups,
-        metavar="SHAPES",
-        help="filters x channels, with commas between them (default: 1x8)",
-    )
-    parser.add_argument(
-        "--sparsity",
-        type=fractions,
-        metavar="SHARES",
-        help="of groups pruned at random, 0 to 1 (default: 0.5,0.75,0.9)",
-    )
+    add_masks(parser)
     parser.add_argument(
         "--mask",
         type=input_file,

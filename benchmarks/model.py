@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from arguments import Parser, count, fractions, groups, run_benchmark
+from arguments import GROUPS, SPARSITIES, Parser, add_masks, count, run_benchmark
 from l1sparse import GroupShape, accelerate, layer_choices
 from l1sparse.convert.measure import Timing, alternate
 from l1sparse.group_mask import expand_group_mask
@@ -25,7 +25,6 @@ from networks import NETWORKS
 from output import write_json
 from runtimes import dense_calls
 
-SPARSITIES = [0.5, 0.75, 0.9]
 TURN_SECONDS = 0.1
 # Outputs are logits of random networks; runtimes sum in different orders.
 LARGEST_ERROR = 1e-3
@@ -53,20 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="NAMES",
         help=f"of {', '.join(NETWORKS)}, with commas between them (default: resnet18)",
     )
-    parser.add_argument(
-        "--group",
-        type=groups,
-        default=[GroupShape(1, 8)],
-        metavar="SHAPES",
-        help="filters x channels, with commas between them (default: 1x8)",
-    )
-    parser.add_argument(
-        "--sparsity",
-        type=fractions,
-        default=SPARSITIES,
-        metavar="SHARES",
-        help="of groups pruned at random, 0 to 1 (default: 0.5,0.75,0.9)",
-    )
+    add_masks(parser)
     parser.add_argument(
         "--batch", type=count, default=1, metavar="N", help="images (default: %(default)s)"
     )
@@ -108,8 +94,8 @@ def _measure(name: str, options: argparse.Namespace) -> tuple[list[dict[str, Any
     calls, notes = dense_calls(dense, example, options.threads)
     _compare(name, calls, dense(example))
     rows = []
-    for group in options.group:
-        for sparsity in options.sparsity:
+    for group in options.group or GROUPS:
+        for sparsity in options.sparsity or SPARSITIES:
             pruned = _pruned(name, group, sparsity, options.seed)
             fast = accelerate(pruned, example, group)
             ours = partial(fast, example)

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from arguments import Parser, count, fractions, groups, run_benchmark
+from arguments import GROUPS, SPARSITIES, Parser, add_masks, count, run_benchmark
 from candidates import LAYOUTS, WrongOutputError
-from l1sparse import GroupShape, SparseConv2d
+from l1sparse import SparseConv2d
 from l1sparse.convert.measure import Timing, alternate
 from machine import describe, headline, keep_freed_memory, threads
 from masks import Case, random_cases
@@ -41,20 +41,7 @@ EXAMPLES = """\
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark; see `run_benchmark`."""
     parser = Parser("training.py", DESCRIPTION, EXAMPLES)
-    parser.add_argument(
-        "--group",
-        type=groups,
-        default=[GroupShape(1, 8)],
-        metavar="SHAPES",
-        help="filters x channels, with commas between them (default: 1x8)",
-    )
-    parser.add_argument(
-        "--sparsity",
-        type=fractions,
-        default=[0.5, 0.75, 0.9],
-        metavar="SHARES",
-        help="of groups pruned at random, 0 to 1 (default: 0.5,0.75,0.9)",
-    )
+    add_masks(parser)
     parser.add_argument(
         "--batch", type=count, default=8, metavar="N", help="images (default: %(default)s)"
     )
@@ -71,7 +58,9 @@ def run(parser: Parser, options: argparse.Namespace) -> None:
     layers = [x for x in SUITES[options.suite] if options.kernel in (None, x.kernel)]
     if not layers:
         parser.error(f"--kernel {options.kernel}: no layer of suite {options.suite} has it")
-    cases, notes = random_cases(layers, options.group, options.sparsity, options.seed)
+    cases, notes = random_cases(
+        layers, options.group or GROUPS, options.sparsity or SPARSITIES, options.seed
+    )
     if not cases:
         parser.error(f"--group: is larger than every layer of suite {options.suite}")
     keep_freed_memory()

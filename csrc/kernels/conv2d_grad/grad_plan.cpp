@@ -6,14 +6,12 @@
 namespace l1sparse {
 
 const Conv2dGradKernels& grad_kernels_for(Isa isa) {
-  switch (isa) {
-#define L1SPARSE_ISA(name) \
-  case Isa::name:          \
-    return conv2d_grad_##name;
+  static constexpr const Conv2dGradKernels* kTables[] = {
+#define L1SPARSE_ISA(name) &conv2d_grad_##name,
 #include "base/isa.inc"
 #undef L1SPARSE_ISA
-  }
-  return conv2d_grad_scalar;
+  };
+  return *kTables[static_cast<int>(isa)];
 }
 
 ByColumnAt reserve_by_column(const PackedView& weight, Reserved* reserved) {
