@@ -25,7 +25,7 @@ def expand_group_mask(
     Returns:
         ``[O, C, kH, kW]``, of the mask's dtype.
     """
-    shape = GroupShape.of(group)
+    shape = _within(GroupShape.of(group), weight_shape)
     out_channels, in_channels = weight_shape[:2]
     full = grid_mask.repeat_interleave(shape.filters, dim=0)
     full = full.repeat_interleave(shape.channels, dim=1)
@@ -100,8 +100,20 @@ def sum_groups(values: Tensor, shape: GroupShape) -> Tensor:
     Returns:
         Of the group grid's shape and the values' dtype.
     """
+    shape = _within(shape, values.shape)
     rows, columns, height, width = shape.grid(values.shape)
     missing_channels = columns * shape.channels - values.shape[1]
     missing_filters = rows * shape.filters - values.shape[0]
     padded = F.pad(values, (0, 0, 0, 0, 0, missing_channels, 0, missing_filters))
     return padded.reshape(rows, shape.filters, columns, shape.channels, height, width).sum((1, 3))
+
+
+def _within(shape: GroupShape, weight_shape: Sequence[int]) -> GroupShape:
+    """The shape that groups have in a weight: of more filters or channels than it has, all.
+
+    The grid is the same. Memory would else grow with the group and not with the weight.
+    """
+    filters, channels = (max(1, size) for size in weight_shape[:2])
+    if shape.filters <= filters and shape.channels <= channels:
+        return shape
+    return GroupShape(min(shape.filters, filters), min(shape.channels, channels))

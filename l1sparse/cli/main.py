@@ -7,9 +7,19 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from l1sparse.cli import demo, export_executorch, info, plan, prune, report, sensitivity, train
+from l1sparse.cli import (
+    demo,
+    export_executorch,
+    info,
+    inspect,
+    plan,
+    prune,
+    report,
+    sensitivity,
+    train,
+)
 
-_COMMANDS = (train, sensitivity, plan, prune, report, export_executorch, demo, info)
+_COMMANDS = (train, sensitivity, plan, prune, report, inspect, export_executorch, demo, info)
 _PACKAGES_OF_EXTRAS = ("accelerate", "executorch", "matplotlib", "mlxtend", "PIL", "tqdm")
 _INTERRUPTED = 130  # as shells count a program that SIGINT ended
 

@@ -6,9 +6,11 @@ from l1sparse.convert.choice import LayerChoice
 from l1sparse.convert.executorch import export_executorch
 from l1sparse.convert.file import load, save
 from l1sparse.convert.measure import Timing, alternate
+from l1sparse.convert.summary import FileSummary, summarize
 from l1sparse.convert.times import layer_times
 
 __all__ = [
+    "FileSummary",
     "LayerChoice",
     "Timing",
     "accelerate",
@@ -18,4 +20,5 @@ __all__ = [
     "layer_times",
     "load",
     "save",
+    "summarize",
 ]

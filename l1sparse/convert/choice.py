@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from l1sparse.convert.table import text_table
+
 
 @dataclass(frozen=True)
 class LayerChoice:
@@ -54,12 +56,5 @@ def explain_choices(choices: Sequence[LayerChoice], memory_format: str | None) -
         )
         for choice in choices
     ]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if 2 <= i <= 4 else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    lines = text_table(rows, right=(2, 3, 4))
     return "\n".join([f"memory format: {memory_format or 'that of the input'}", *lines])

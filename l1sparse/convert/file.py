@@ -5,7 +5,11 @@ Tensors are the network's state dict, with ``<layer>.packed`` in the place of th
 every `SparseConv2d`, and of every pruned convolution that runs dense because that is faster. The
 metadata entry ``l1sparse`` is a JSON object: the format's version, whether batch norms were folded
 (and what follows a convolution fused with it), the memory format, each sparse layer's group shape
-and activation, the names of the packed dense layers and of those that oneDNN runs.
+and activation, the names of the packed dense layers and of those that oneDNN runs, and the
+versions of what wrote the file.
+
+Version 1 stores numbers as they are in memory. In version 2 packed values are float16, under
+``<layer>.packed_values``, and so are all other float32 tensors of more than one dimension.
 """
 
 from __future__ import annotations
@@ -13,34 +17,29 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 
 from l1sparse.convert.accelerate import layer_choices
-from l1sparse.convert.memory_format import (
-    FORMATS,
-    memory_format_of,
-    set_format,
-    set_sparse_format,
-)
+from l1sparse.convert.half import VALUES, narrowed, split
+from l1sparse.convert.memory_format import memory_format_of, set_format, set_sparse_format
 from l1sparse.convert.rewrite import inference_copy, make_sparse, optimised_graph
+from l1sparse.convert.stored import METADATA, VERSION_OF, read, widened
 from l1sparse.format import GroupShape
 from l1sparse.group_mask import nonzero_groups
 from l1sparse.nn import DenseConv2d, SparseConv2d
-from l1sparse.ops import ACTIVATIONS, pack, unpack
+from l1sparse.ops import pack, packed_info, unpack
 
-_METADATA = "l1sparse"
-_VERSION = 1
 _WORTH_PACKING = 0.8  # share of groups kept below which the packed form is the smaller one
 
 
-def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
+def save(
+    model: nn.Module, path: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32
+) -> None:
     """Write a network with `SparseConv2d` layers, its pruned weights left out.
 
     The file is written under another name and then renamed, so a file that was there before
@@ -49,11 +48,17 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     Args:
         model: a result of `accelerate`, or any module with `SparseConv2d` layers in it.
         path: the file to write.
+        dtype: in which float32 weights are stored, packed and dense: ``torch.float32``, or
+            ``torch.float16``, which halves the file and rounds the weights; `load` widens them
+            again. Biases and the like, of one dimension, keep their type.
 
     Raises:
-        ValueError: if `model` has no `SparseConv2d` in it.
+        ValueError: if `model` has no `SparseConv2d` in it, `dtype` is another one, or a weight is
+            too large for float16.
         OSError: if the file can't be written.
     """
+    if dtype not in VERSION_OF:
+        raise ValueError(f"dtype: got {dtype!r}, expected torch.float32 or torch.float16")
     layers = {
         name: module for name, module in model.named_modules() if isinstance(module, SparseConv2d)
     }
@@ -76,8 +81,11 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     for name in dense:
         weight = tensors.pop(f"{name}.weight")
         tensors[f"{name}.packed"] = pack(weight, None, groups[name])
+    if dtype == torch.float16:
+        tensors = _as_float16(tensors, [*layers, *dense])
     description = {
-        "version": _VERSION,
+        "version": VERSION_OF[dtype],
+        "versions": _versions(),
         "folded": isinstance(model, fx.GraphModule),
         "memory_format": memory_format_of(model),
         "prepacked": _prepacked_names(model),
@@ -87,7 +95,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
             for name, layer in layers.items()
         },
     }
-    _write_whole(_separate(tensors), {_METADATA: json.dumps(description)}, Path(path))
+    _write_whole(_separate(tensors), {METADATA: json.dumps(description)}, Path(path))
 
 
 def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
@@ -105,7 +113,7 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         ValueError: if the file is damaged or foreign, or does not fit `model`; the message says
             in what.
     """
-    tensors, description = _read(Path(path))
+    stored, description = read(Path(path))
     result = inference_copy(model)
     memory_format = description.memory_format
     if description.folded:
@@ -113,11 +121,9 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
         if memory_format is not None:
             set_format(result, memory_format)
     try:
+        tensors = widened(stored, description)
         for name in description.dense:
-            key = f"{name}.packed"
-            if key not in tensors:
-                raise ValueError(f"{key} is missing")
-            tensors[f"{name}.weight"] = unpack(tensors.pop(key).clone())
+            tensors[f"{name}.weight"] = _dense_weight(result, name, tensors.pop(f"{name}.packed"))
         for name, group in description.layers.items():
             make_sparse(result, name, group).eval().drop_dense_weight()
         for name in description.prepacked:
@@ -130,6 +136,43 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
             f"path: {str(path)!r} does not fit this {type(model).__name__}: {error}"
         ) from error
     return result
+
+
+def _dense_weight(model: nn.Module, name: str, packed: Tensor) -> Tensor:
+    """Unpack the weight of a convolution that runs dense."""
+    conv = dict(model.named_modules()).get(name)
+    if not isinstance(conv, nn.Conv2d):
+        raise ValueError(f"layer {name!r}: is {type(conv).__name__}, expected nn.Conv2d")
+    packed = packed.clone()  # to where the native code can read it: the file is mapped anywhere
+    shape, expected = packed_info(packed).weight_shape, tuple(conv.weight.shape)
+    if shape != expected:  # before there is memory for whatever the file claims
+        raise ValueError(f"{name}.packed: holds a weight of shape {shape}, expected {expected}")
+    return unpack(packed)
+
+
+def _as_float16(tensors: dict[str, Tensor], packed: list[str]) -> dict[str, Tensor]:
+    """`tensors` with the values of the layers `packed`, and dense weights, narrowed."""
+    result = {}
+    parts_of = {f"{name}.packed": name for name in packed}
+    for key, tensor in tensors.items():
+        try:
+            if key in parts_of:
+                result[key], result[f"{parts_of[key]}.{VALUES}"] = split(tensor)
+            elif tensor.dtype == torch.float32 and tensor.dim() > 1:
+                result[key] = narrowed(tensor)
+            else:
+                result[key] = tensor
+        except ValueError as error:
+            raise ValueError(f"dtype: {key} {error}") from None
+    return result
+
+
+def _versions() -> dict[str, str]:
+    try:
+        own = version("l1sparse")
+    except PackageNotFoundError:
+        own = "not installed"
+    return {"l1sparse": own, "torch": str(torch.__version__)}
 
 
 def _prepacked_names(model: nn.Module) -> list[str]:
@@ -183,61 +226,3 @@ def _write_whole(tensors: dict[str, Tensor], metadata: dict[str, str], path: Pat
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-@dataclass(frozen=True)
-class _Description:
-    """What the metadata say."""
-
-    folded: bool
-    """Whether the network was traced: batch norms folded, activations and residuals fused."""
-    memory_format: str | None
-    layers: dict[str, GroupShape]
-    """Each sparse layer's group."""
-    dense: list[str]
-    """Dense layers whose weight is packed."""
-    prepacked: list[str]
-    """Dense layers that oneDNN runs with their weight reordered."""
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], _Description]:
-    with open(path, "rb"):
-        pass  # a missing file, a folder, no permission: Python's error names the path
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(
-            f"path: {str(path)!r} is damaged or no safetensors file: {error}"
-        ) from None
-    if _METADATA not in metadata:
-        raise ValueError(f"path: {str(path)!r} was not written by l1sparse.save()")
-    try:
-        description = _parse(json.loads(metadata[_METADATA]))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(
-            f"path: {str(path)!r} has an l1sparse description that can't be read: {error!r}"
-        ) from None
-    return tensors, description
-
-
-def _parse(description: Any) -> _Description:
-    if description["version"] != _VERSION:
-        raise ValueError(f"format version {description['version']!r}, expected {_VERSION}")
-    layers = {name: GroupShape.of(layer["group"]) for name, layer in description["layers"].items()}
-    for name, layer in description["layers"].items():
-        if layer["activation"] not in ACTIVATIONS:
-            raise ValueError(
-                f"activation of {name!r} is {layer['activation']!r}, expected {ACTIVATIONS}"
-            )
-    memory_format = description.get("memory_format")
-    if memory_format is not None and memory_format not in FORMATS:
-        raise ValueError(f"memory_format is {memory_format!r}, expected {tuple(FORMATS)}")
-    return _Description(
-        folded=bool(description["folded"]),
-        memory_format=memory_format,
-        layers=layers,
-        dense=[str(name) for name in description["dense"]],
-        prepacked=[str(name) for name in description.get("prepacked", [])],
-    )

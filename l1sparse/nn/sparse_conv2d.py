@@ -446,9 +446,8 @@ class SparseConv2d(nn.Conv2d):
 
     def _accept_packed(self, packed: Tensor) -> None:
         """Check a packed weight and make room for it."""
-        unpack(packed)  # checks everything, before anything changes here
         info = packed_info(packed)
-        if info.weight_shape != self.weight_shape:
+        if info.weight_shape != self.weight_shape:  # before there is memory for what it claims
             raise ValueError(
                 f"holds a weight of shape {info.weight_shape}, expected {self.weight_shape}"
             )

@@ -27,7 +27,7 @@ from l1sparse.train import StoppedError
 
 SENSITIVITY = ["sensitivity", *PRUNE[1:7], "--group", "1x4", "--sparsities", "0.5", "0.75"]
 
-COMMANDS = ["train", "sensitivity", "plan", "prune", "report", "demo", "info"]
+COMMANDS = ["train", "sensitivity", "plan", "prune", "report", "demo", "info", "inspect"]
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
@@ -191,10 +191,11 @@ def test_a_package_that_is_missing_is_told_with_an_extra_that_there_is(
     monkeypatch.setattr(command, "_run", lacks_a_package)
     network = ["--model", "m:f", "--data", "d", "--output", "o"]
     given = {"plan": ["--example"], "report": ["folder"], "demo": [], "info": []}
+    given["inspect"] = ["file"]
     given["prune"] = [*network, "--plan", "p"]
     message = error_of([name, *given.get(name, network)], capsys)
     extra = re.search(r"pip install 'l1sparse\[(\w+)\]'", message)
-    if name == "info":
+    if name in ("info", "inspect"):
         assert extra is None, "it needs nothing more than the package itself"
         return
     assert extra is not None

@@ -92,6 +92,7 @@ def test_the_file_is_plain_safetensors_with_a_description(saved: Net, path: Path
     assert "body.weight" not in tensors
     with safe_open(path, framework="pt") as file:
         description = json.loads(file.metadata()["l1sparse"])
+    assert description.pop("versions")["torch"] == torch.__version__
     layers = {"body": {"group": [1, 8], "activation": "none"}}
     assert description == {
         "version": 1,
@@ -193,7 +194,9 @@ def described(version: Any = 1, folded: Any = False, **layer: Any) -> str:
         ("{}", "version"),
         ('{"version": 1, "folded": false}', "layers"),
         ('{"version": 1, "folded": false, "layers": ["body"]}', "can't be read"),
-        (described(version=2), "format version 2, expected 1"),
+        (described(version=3), "format version 3, expected one of [1, 2]; a later one needs a"),
+        (described(group=[1, 2**31], activation="none"), "at most 2147483647"),
+        ("[" * 100_000, "RecursionError"),
         (described(group=[1, 8]), "activation"),
         (described(activation="none"), "group"),
         (described(group=[0, 8], activation="none"), "at least 1, got 0"),
