@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from l1sparse.build import build_info
 
     # From where it is defined: a type checker takes convert.accelerate for the module of that name.
-    from l1sparse.convert import LayerChoice, export_executorch, load, save
+    from l1sparse.convert import LayerChoice, export_executorch, export_onnx, load, save
     from l1sparse.convert.accelerate import accelerate, layer_choices
     from l1sparse.format import GroupShape, PackedInfo
     from l1sparse.nn import SparseConv2d
@@ -32,6 +32,7 @@ _HOMES = {
     "accelerate": "convert",
     "build_info": "build",
     "export_executorch": "convert",
+    "export_onnx": "convert",
     "group_l1_norm": "ops",
     "layer_choices": "convert",
     "load": "convert",
@@ -69,6 +70,7 @@ __all__ = [
     "accelerate",
     "build_info",
     "export_executorch",
+    "export_onnx",
     "group_l1_norm",
     "layer_choices",
     "load",

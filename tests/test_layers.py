@@ -46,7 +46,7 @@ PYTHON = {
     "nn": {"nn", "conv_grad", "gpu", "ops", "format", "group_mask", "reference"},
     "layer_time": {"format"},
     "pruning": {"pruning", "ops", "format", "group_mask", "layer_time"},
-    "convert": {"convert", "nn", "ops", "format", "group_mask", "layer_time"},
+    "convert": {"convert", "files", "nn", "ops", "format", "group_mask", "layer_time"},
     "report": {"files", "report"},
     "train": {"files", "format", "pruning", "train"},
     "demo": {"convert", "pruning", "train"},

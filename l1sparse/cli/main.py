@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from l1sparse.cli import (
     demo,
     export_executorch,
+    export_onnx,
     info,
     inspect,
     plan,
@@ -19,8 +20,19 @@ from l1sparse.cli import (
     train,
 )
 
-_COMMANDS = (train, sensitivity, plan, prune, report, inspect, export_executorch, demo, info)
-_PACKAGES_OF_EXTRAS = ("accelerate", "executorch", "matplotlib", "mlxtend", "PIL", "tqdm")
+_COMMANDS = (
+    train,
+    sensitivity,
+    plan,
+    prune,
+    report,
+    inspect,
+    export_onnx,
+    export_executorch,
+    demo,
+    info,
+)
+_PACKAGES_OF_EXTRAS = ("accelerate", "executorch", "matplotlib", "mlxtend", "onnx", "PIL", "tqdm")
 _INTERRUPTED = 130  # as shells count a program that SIGINT ended
 
 

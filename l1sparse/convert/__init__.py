@@ -6,6 +6,7 @@ from l1sparse.convert.choice import LayerChoice
 from l1sparse.convert.executorch import export_executorch
 from l1sparse.convert.file import load, save
 from l1sparse.convert.measure import Timing, alternate
+from l1sparse.convert.onnx import export_onnx
 from l1sparse.convert.summary import FileSummary, summarize
 from l1sparse.convert.times import layer_times
 
@@ -16,6 +17,7 @@ __all__ = [
     "accelerate",
     "alternate",
     "export_executorch",
+    "export_onnx",
     "layer_choices",
     "layer_times",
     "load",

@@ -18,7 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from l1sparse.convert.rewrite import inference_copy, make_sparse, optimised_graph
+from l1sparse.convert.rewrite import (
+    inference_copy,
+    make_sparse,
+    optimised_graph,
+    without_format_conversions,
+)
 from l1sparse.nn import DenseConv2d, SparseConv2d
 
 # Packed weights are read where they lie in the file.
@@ -77,11 +82,7 @@ def _for_device(model: nn.Module) -> nn.Module:
             module.way = "eager"
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     if isinstance(network, fx.GraphModule):
-        for node in list(network.graph.nodes):
-            if node.op == "call_method" and node.target == "contiguous":
-                node.replace_all_uses_with(node.args[0])
-                network.graph.erase_node(node)
-        network.recompile()
+        without_format_conversions(network)
     return network
 
 

@@ -140,6 +140,15 @@ def sparse_like(conv: nn.Module, group: GroupShape) -> SparseConv2d:
     return sparse
 
 
+def without_format_conversions(model: fx.GraphModule) -> None:
+    """Take the conversions between memory formats out of a traced network; it is changed."""
+    for node in list(model.graph.nodes):
+        if node.op == "call_method" and node.target == "contiguous":
+            node.replace_all_uses_with(node.args[0])
+            model.graph.erase_node(node)
+    model.recompile()
+
+
 def _is_replaceable(module: nn.Module) -> bool:
     return type(module) in (nn.Conv2d, DenseConv2d)
 
