@@ -23,6 +23,8 @@ GPU_CODE ?=
 GPU_CHECK ?=
 # Options of the C++ fuzzer, such as FUZZ="--count 10000 --seed 5000 --isa avx2 --strategy pixels".
 FUZZ ?= --count 1000
+# How many changed files `make fuzz-files` reads.
+FUZZ_FILES ?= 200000
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -32,7 +34,7 @@ CPP := $(shell find csrc tests/csrc examples -name '*.c' -o -name '*.cpp' -o -na
 GPU_VENV := .venv-gpu
 DEVICE_VENV := .venv-device
 
-.PHONY: demo device-demo device-test bench models experiment test fuzz sanitize lint format clean gpu-code gpu-counts gpu-build gpu-check
+.PHONY: demo device-demo device-test bench models experiment test fuzz fuzz-files sanitize lint format clean gpu-code gpu-counts gpu-build gpu-check
 
 demo: $(READY)
 	$(BIN)/l1sparse demo $(DEMO)
@@ -65,6 +67,10 @@ experiment: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(TEST)
+
+# Compressed files with changed bytes are read: an error or the right weights.
+fuzz-files: $(READY)
+	L1SPARSE_FUZZ_FILES=$(FUZZ_FILES) $(BIN)/python -m pytest -q tests/convert/test_mutated_files.py
 
 # Random convolutions, compiled as the extension is; then all C++ tests, under sanitizers.
 fuzz:

@@ -5,8 +5,9 @@ Tensors are the network's state dict, with ``<layer>.packed`` in the place of th
 every `SparseConv2d`, and of every pruned convolution that runs dense because that is faster. The
 metadata entry ``l1sparse`` is a JSON object: the format's version, whether batch norms were folded
 (and what follows a convolution fused with it), the memory format, each sparse layer's group shape
-and activation, the names of the packed dense layers and of those that oneDNN runs, and the
-versions of what wrote the file.
+and activation, the names of the packed dense layers and of those that oneDNN runs, the
+versions of what wrote the file, and a checksum of each tensor but the packed ones, which have one
+of their own.
 
 Version 1 stores numbers as they are in memory. In version 2 packed values are float16, under
 ``<layer>.packed_values``, and so are all other float32 tensors of more than one dimension.
@@ -28,7 +29,7 @@ from l1sparse.convert.accelerate import layer_choices
 from l1sparse.convert.half import VALUES, narrowed, split
 from l1sparse.convert.memory_format import memory_format_of, set_format, set_sparse_format
 from l1sparse.convert.rewrite import inference_copy, make_sparse, optimised_graph
-from l1sparse.convert.stored import METADATA, VERSION_OF, read, widened
+from l1sparse.convert.stored import METADATA, VERSION_OF, checksum, read, widened
 from l1sparse.format import GroupShape
 from l1sparse.group_mask import nonzero_groups
 from l1sparse.nn import DenseConv2d, SparseConv2d
@@ -94,6 +95,10 @@ def save(
             name: {"group": layer.group.as_list(), "activation": layer.activation}
             for name, layer in layers.items()
         },
+    }
+    packed = {f"{name}.{part}" for name in [*layers, *dense] for part in ("packed", VALUES)}
+    description["checksums"] = {
+        key: checksum(key, tensor) for key, tensor in tensors.items() if key not in packed
     }
     _write_whole(_separate(tensors), {METADATA: json.dumps(description)}, Path(path))
 

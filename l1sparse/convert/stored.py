@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ class Description:
     """Dense layers whose weight is packed."""
     prepacked: list[str]
     """Dense layers that oneDNN runs with their weight reordered."""
+    checksums: dict[str, int] | None
+    """Of every tensor that has none of its own, by its name; None in files of before there were."""
 
     @property
     def packed_layers(self) -> list[str]:
@@ -77,7 +80,24 @@ def read(path: Path) -> tuple[dict[str, Tensor], Description]:
         raise ValueError(
             f"path: {str(path)!r} has an l1sparse description that can't be read: {error!r}"
         ) from None
+    _compare_checksums(path, tensors, description)
     return tensors, description
+
+
+def checksum(name: str, tensor: Tensor) -> int:
+    """CRC-32 of a tensor's name, dtype, shape and bytes."""
+    kind = f"{name} {tensor.dtype} {list(tensor.shape)}".encode()
+    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return zlib.crc32(content.numpy().data, zlib.crc32(kind))
+
+
+def _compare_checksums(path: Path, tensors: dict[str, Tensor], description: Description) -> None:
+    if description.checksums is None:
+        return
+    packed = {f"{n}.{part}" for n in description.packed_layers for part in ("packed", VALUES)}
+    for name, tensor in tensors.items():
+        if name not in packed and description.checksums.get(name) != checksum(name, tensor):
+            raise ValueError(f"path: {str(path)!r} is damaged: {name} has another checksum")
 
 
 def widened(tensors: dict[str, Tensor], description: Description) -> dict[str, Tensor]:
@@ -118,7 +138,7 @@ def _parse(description: Any) -> Description:
     memory_format = description.get("memory_format")
     if memory_format is not None and memory_format not in FORMATS:
         raise ValueError(f"memory_format is {memory_format!r}, expected {tuple(FORMATS)}")
-    versions = description.get("versions", {})
+    versions, checksums = description.get("versions", {}), description.get("checksums")
     return Description(
         version=int(version),
         versions={str(name): str(value) for name, value in versions.items()},
@@ -128,6 +148,7 @@ def _parse(description: Any) -> Description:
         activations=activations,
         dense=[str(name) for name in description["dense"]],
         prepacked=[str(name) for name in description.get("prepacked", [])],
+        checksums=None if checksums is None else dict(checksums),
     )
 
 

@@ -93,6 +93,7 @@ def test_the_file_is_plain_safetensors_with_a_description(saved: Net, path: Path
     with safe_open(path, framework="pt") as file:
         description = json.loads(file.metadata()["l1sparse"])
     assert description.pop("versions")["torch"] == torch.__version__
+    assert set(description.pop("checksums")) == set(tensors) - {"body.packed"}
     layers = {"body": {"group": [1, 8], "activation": "none"}}
     assert description == {
         "version": 1,
@@ -179,6 +180,17 @@ def test_a_damaged_packed_weight_is_an_error_also_after_a_good_one_was_read(
         damaged[at] ^= 0x10
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"^path: .*net\.l1s(.|\n)*body\.packed: packed: "):
+            l1sparse.load(path, Net())
+
+
+def test_a_damaged_dense_tensor_is_an_error(saved: Net, path: Path) -> None:
+    content = path.read_bytes()
+    for name in ("stem.weight", "body.bias", "head.bias"):
+        tensor = saved.state_dict()[name]
+        changed = bytearray(content)
+        changed[content.index(tensor.numpy().tobytes()) + tensor.nbytes - 1] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match=rf"is damaged: {name} has another checksum"):
             l1sparse.load(path, Net())
 
 
