@@ -194,6 +194,13 @@ def test_a_damaged_dense_tensor_is_an_error(saved: Net, path: Path) -> None:
             l1sparse.load(path, Net())
 
 
+def test_a_group_far_larger_than_the_weight_costs_no_memory(saved: Net, path: Path) -> None:
+    description = json.loads(described(group=[1, 10**9], activation="none")) | {"dense": []}
+    save_file(load_file(path), path, {"l1sparse": json.dumps(description)})
+    back = l1sparse.load(path, Net())  # the packed weight's own group holds
+    assert back.body.group == saved.body.group
+
+
 def described(version: Any = 1, folded: Any = False, **layer: Any) -> str:
     return json.dumps({"version": version, "folded": folded, "layers": {"body": layer}})
 
