@@ -12,12 +12,26 @@
 namespace l1sparse {
 namespace {
 
+constexpr std::int64_t kCacheLine = 64;  // bytes
+
 inline std::int64_t clamp(std::int64_t x, std::int64_t low, std::int64_t high) {
   return x < low ? low : x > high ? high : x;
 }
 
 inline void fill_zero(float* to, std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) to[i] = 0.0f;
+}
+
+// Brings a cache line near before it is needed; the address need not be one that can be read.
+inline void prefetch(const void* base, std::int64_t bytes) {
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(base) +
+                                                   static_cast<std::uintptr_t>(bytes)));
+}
+
+inline void prefetch_to_write(const void* base, std::int64_t bytes) {
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(base) +
+                                                   static_cast<std::uintptr_t>(bytes)),
+                     1);
 }
 
 // What happens to a vector of sums on its way out.
@@ -56,6 +70,9 @@ void finish_rows(const FinishJob& shared) {
   // A copy that no store can change, so that its members stay in registers.
   const FinishJob job = shared;
   constexpr int kLanes = V::kLanes;
+  // Each filter's outputs are a short stretch of a page of their own, which no prefetcher foresees.
+  constexpr std::int64_t kFiltersAhead = 4;
+  constexpr std::int64_t kLineElements = kCacheLine / sizeof(T);
   const Epilogue<V, kActivation, kResidual, T> epilogue(job);
   for (std::int64_t filter = 0; filter < job.filters; ++filter) {
     const typename V::Reg bias = V::broadcast(job.bias == nullptr ? 0.0f : job.bias[filter]);
@@ -64,6 +81,11 @@ void finish_rows(const FinishJob& shared) {
       const std::int64_t position = filter * job.filter_stride + row * job.row_stride;
       const T* residual = static_cast<const T*>(job.residual) + (kResidual ? position : 0);
       T* output = static_cast<T*>(job.output) + position;
+      for (std::int64_t col = 0; col < job.cols; col += kLineElements) {
+        const std::int64_t ahead = (kFiltersAhead * job.filter_stride + col) * sizeof(T);
+        prefetch_to_write(output, ahead);
+        if constexpr (kResidual) prefetch(residual, ahead);
+      }
       std::int64_t col = 0;
       for (; col + kLanes <= job.cols; col += kLanes) {
         epilogue.full(V::add(V::load(sums + col), bias), residual + (kResidual ? col : 0),

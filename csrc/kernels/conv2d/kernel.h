@@ -126,7 +126,9 @@ struct ColumnsJob {
   // For each tap, bit i: output i of the tile reads inside the input; others take 0 and their
   // memory is not touched. Null: every output of the tile can be read.
   const std::uint64_t* inside;
-  std::int64_t columns, taps;
+  std::int64_t columns, taps, kernel_w;
+  // Whether to bring activations near ahead of time: planes are near already.
+  bool prefetches;
   std::int64_t group_filters, group_channels;
   std::int64_t last_channels;        // channels of the last channel group that exist
   const std::uint32_t* row_offsets;  // of the filter block, indexed by column

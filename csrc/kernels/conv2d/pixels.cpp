@@ -358,6 +358,8 @@ const char* run_item(const Run& run, std::int64_t index, char* slot) {
   ColumnsJob job;
   job.columns = weight.grid.columns();
   job.taps = weight.grid.taps;
+  job.kernel_w = weight.shape.kernel_w;
+  job.prefetches = in_place;
   job.group_filters = weight.grid.filters;
   job.group_channels = weight.grid.channels;
   job.last_channels =

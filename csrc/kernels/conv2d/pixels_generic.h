@@ -279,6 +279,25 @@ L1SPARSE_INLINE void add_channels(const ColumnsJob& job, ColumnWork<T>& work) {
   work.weight += kChannels;
 }
 
+// Brings near what the same tap of the next channel group reads, or of the next tile's first one.
+// Channels lie so far apart that no prefetcher follows them.
+template <std::int64_t kOutputs, class T>
+L1SPARSE_INLINE void prefetch_next_group(const ColumnsJob& job, std::int64_t column) {
+  constexpr std::int64_t kLineElements = kCacheLine / sizeof(T);
+  std::int64_t next = column + job.taps, element = 0;
+  if (next >= job.columns) {
+    next -= job.columns;
+    element = kOutputs;
+  }
+  element += job.column_offset[next];
+  for (std::int64_t c = 0; c < job.group_channels; ++c, element += job.channel_pitch) {
+    // One line more than the outputs fill: they start anywhere in the first.
+    for (std::int64_t i = 0; i <= kOutputs; i += kLineElements) {
+      prefetch(job.tile, (element + i) * static_cast<std::int64_t>(sizeof(T)));
+    }
+  }
+}
+
 // The channels that do not fill the registers: a function of its own, so that it takes none from
 // the ones that do.
 template <class V, class E, int kVectors, bool kLone, int kMaxChannels, class T>
@@ -326,12 +345,15 @@ void accumulate_columns(ColumnsJob& shared) {
     }
   }
   const std::int64_t group_size = job.group_filters * job.group_channels;
-  std::int64_t tap = 0;
+  std::int64_t tap = 0, tap_x = 0;
   for (std::int64_t column = 0; column < job.columns; ++column) {
     ColumnWork<T> work;
     work.entry = job.filter_groups + job.row_offsets[column];
     work.end = job.filter_groups + job.row_offsets[column + 1];
     work.inside = job.inside == nullptr ? ~std::uint64_t{0} : job.inside[tap];
+    // Taps side by side read the same lines but for an element.
+    if (job.prefetches && tap_x == 0) prefetch_next_group<kOutputs, T>(job, column);
+    if (++tap_x == job.kernel_w) tap_x = 0;
     if (++tap == job.taps) tap = 0;
     if (!job.all_wanted) {
       work.entry = first_not_below(work.entry, work.end, job.begin_wanted);
