@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 from l1sparse.convert.choice import LayerChoice, explain_choices
 from l1sparse.convert.measure import alternate
 from l1sparse.convert.memory_format import FORMATS, set_format, set_sparse_format
+from l1sparse.convert.network import FastNetwork
 from l1sparse.convert.rewrite import (
     conv_inputs,
     conv_names,
@@ -126,6 +127,7 @@ def _accelerated(
         assert isinstance(fast, fx.GraphModule)
         sparse = {choice.name for choice in choices if choice.choice == "sparse"}
         set_sparse_format(fast, memory_format, sparse)
+        fast = FastNetwork.of(fast)
     explain = partial(explain_choices, choices, memory_format)
     remember(fast, **{_CHOICES: choices, "explain": explain})
     return fast

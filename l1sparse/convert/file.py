@@ -28,6 +28,7 @@ from torch import Tensor, fx, nn
 from l1sparse.convert.accelerate import layer_choices
 from l1sparse.convert.half import VALUES, narrowed, split
 from l1sparse.convert.memory_format import memory_format_of, set_format, set_sparse_format
+from l1sparse.convert.network import FastNetwork
 from l1sparse.convert.rewrite import inference_copy, make_sparse, optimised_graph
 from l1sparse.convert.stored import METADATA, VERSION_OF, checksum, read, widened
 from l1sparse.format import GroupShape
@@ -133,8 +134,10 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
             make_sparse(result, name, group).eval().drop_dense_weight()
         for name in description.prepacked:
             _run_prepacked(result, name)
-        if memory_format is not None and isinstance(result, fx.GraphModule):
-            set_sparse_format(result, memory_format, set(description.layers))
+        if isinstance(result, fx.GraphModule):
+            if memory_format is not None:
+                set_sparse_format(result, memory_format, set(description.layers))
+            result = FastNetwork.of(result)
         result.load_state_dict(tensors, strict=True)
     except (RuntimeError, ValueError) as error:
         raise ValueError(
