@@ -6,7 +6,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from l1sparse.pruning.result import PruneStep
+from l1sparse.pruning.targets import select_over_all
 from l1sparse.pruning.turn import LayerTurn
 
 if TYPE_CHECKING:
@@ -96,13 +99,22 @@ class Method:
             room = self._run.room()
             if turn.closed or (room is not None and room < _group_size(turn)):
                 continue
-            pruned = turn.take(self._plan, self._run.optimizers, room)
+            pruned = turn.take(self._plan, self._run.optimizers, room, self._chosen(turn))
             if pruned:
                 evaluation = self._run.measure_pruned(turn.name)
                 self._open = _OpenStep(
                     self._next - 1, pruned, evaluation.accuracy, evaluation.accuracy
                 )
                 return None
+
+    def _chosen(self, turn: LayerTurn) -> Tensor | None:
+        """What `turn` keeps under one threshold over all layers, if the plan has that."""
+        if self._plan.threshold == "layer":
+            return None
+        wanted = self._run.weights_to_prune()
+        assert wanted is not None
+        layers = {other.name: other.prunable() for other in self._turns}
+        return select_over_all(layers, wanted, self._plan.prune)[turn.name]
 
     def _cut_short(self) -> str | None:
         if self._run.rounds_left() == 0:
@@ -113,8 +125,9 @@ class Method:
         return self._run.asked_to_stop()
 
     def _is_over(self, step: _OpenStep) -> bool:
+        at_target = step.accuracy >= self._plan.target_accuracy
         return (
-            step.accuracy >= self._plan.target_accuracy
+            (at_target and step.rounds >= self._plan.min_rounds)
             or step.rounds >= self._plan.rounds
             or self._run.rounds_left() == 0
         )

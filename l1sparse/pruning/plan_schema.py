@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from l1sparse.format import GroupShape
 from l1sparse.pruning.checks import Side
-from l1sparse.pruning.schedule import Strategy
+from l1sparse.pruning.schedule import Strategy, Threshold
 
 
 def _no_bool(value: Any) -> Any:
@@ -145,6 +145,11 @@ class RunSection(Section):
         description="Share of ALL conv weights to prune; pruning stops there, and the rounds that "
         "are left fine-tune. null: the layers' own rules decide.",
     )
+    threshold: Threshold = Field(
+        "layer",
+        description="By what a layer is pruned when its turn comes (method). layer: its own alpha "
+        "or sparsity. global: one threshold over all layers, which leads to `target_sparsity`.",
+    )
     step: Annotated[Share, Field(gt=0)] = Field(
         0.5, description="Of a layer's remaining weights, most share pruned in one step (method)."
     )
@@ -154,6 +159,11 @@ class RunSection(Section):
         "before it is closed (method).",
     )
     rounds: Count = Field(3, description="Most rounds of retraining after a step (method).")
+    min_rounds: Count = Field(
+        0,
+        description="Least rounds of retraining after a step, even at the target (method). 1 or "
+        "more spreads pruning over the training.",
+    )
     total_rounds: Count | None = Field(
         None,
         description="Most rounds of training in all; all strategies but `method` need it and use "

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
@@ -23,6 +24,9 @@ from l1sparse.pruning.threshold import (
 
 Strategy = Literal["method", "one-shot", "gradual", "global"]
 """How the network comes to its sparsity; `PrunePlan.strategy` says what each does."""
+
+Threshold = Literal["layer", "global"]
+"""Whose threshold the method prunes by; see `PrunePlan.threshold`."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +85,17 @@ class PrunePlan:
         strategy: see above.
         target_sparsity: share of ALL conv weights of the network to prune; None: the layers' own
             sparsities or thresholds decide.
+        threshold: by what ``"method"`` prunes a layer when its turn comes. ``"layer"``: its own
+            alpha or sparsity. ``"global"``: one threshold over all layers to prune, by which the
+            network would now come to `target_sparsity`.
         step: of a layer's remaining weights, at most this share goes in one step (or one group,
             if that is more): a threshold that would take most of a layer takes it over several
-            steps, with retraining between. ``"method"`` only, as the next two.
+            steps, with retraining between. ``"method"`` only, as the next three.
         retries: how often a layer that missed the target comes back, in a later pass, with half
             the step, before it is closed.
         rounds: most rounds of retraining a step.
+        min_rounds: least rounds of retraining a step, also where it is at the target before: so
+            pruning goes on slowly even where much accuracy may be lost between steps.
         total_rounds: most rounds of retraining in all; None: no such limit.
         passes: most passes over the layers; None: until the network converges.
         pruning_rounds: over how many rounds pruning is spread; None: half of `total_rounds` for
@@ -100,9 +109,11 @@ class PrunePlan:
     prune: Side = "below"
     strategy: Strategy = "method"
     target_sparsity: float | None = None
+    threshold: Threshold = "layer"
     step: float = 0.5
     retries: int = 1
     rounds: int = 3
+    min_rounds: int = 0
     total_rounds: int | None = None
     passes: int | None = None
     pruning_rounds: int | None = None
@@ -120,10 +131,15 @@ class PrunePlan:
             check_share("target_sparsity", self.target_sparsity)
         if not 0.0 < self.step <= 1.0:
             raise ValueError(f"step: expected a share above 0 and up to 1, got {self.step!r}")
-        for argument in ("retries", "rounds", "total_rounds", "passes"):
+        for argument in ("retries", "rounds", "min_rounds", "total_rounds", "passes"):
             value = getattr(self, argument)
             if value is not None and value < 0:
                 raise ValueError(f"{argument}: expected 0 or more, got {value!r}")
+        if self.min_rounds > self.rounds:
+            raise ValueError(
+                f"min_rounds: expected at most rounds={self.rounds}, got {self.min_rounds}"
+            )
+        self._check_threshold()
         self._check_strategy()
 
     def of(self, name: str) -> LayerPlan:
@@ -145,6 +161,30 @@ class PrunePlan:
             "layers": {name: asdict(layer) for name, layer in self.layers.items()},
             "split": self.split.to_dict(),
         }
+
+    def _check_threshold(self) -> None:
+        if self.threshold not in get_args(Threshold):
+            raise ValueError(
+                f"threshold: expected one of {', '.join(get_args(Threshold))}; got "
+                f"{self.threshold!r}"
+            )
+        if self.threshold == "layer":
+            return
+        if self.strategy != "method":
+            raise ValueError(
+                f"threshold: the {self.strategy} strategy has one of its own, expected 'layer'; "
+                f"got {self.threshold!r}"
+            )
+        if self.target_sparsity is None:
+            raise ValueError("target_sparsity: threshold='global' needs a number, got None")
+        for record in self.split.prune:
+            plan = self.of(record.name)
+            if plan.alpha is not None or plan.sparsity is not None:
+                raise ValueError(
+                    f"threshold: 'global' leaves a layer no threshold of its own, but "
+                    f"{record.name!r} has alpha={plan.alpha!r} and sparsity={plan.sparsity!r}; "
+                    "expected None for both"
+                )
 
     def _check_strategy(self) -> None:
         strategy = self.strategy
@@ -205,6 +245,7 @@ def next_step(
     step: float,
     prune: Side,
     room: int | None = None,
+    chosen: Tensor | None = None,
 ) -> NextStep:
     """Group, compare with theta, and limit the step: what a layer loses when its turn comes.
 
@@ -216,13 +257,17 @@ def next_step(
         step: most share of the remaining weights to prune (or one group, if that is more).
         prune: the side of the threshold that is pruned.
         room: most weights that the step may prune, whatever else says; None: no such limit.
+        chosen: bool, of the mask's shape; what to keep in the end by a threshold from elsewhere.
+            None: by the layer's own.
 
     Raises:
         ValueError: if `weight` holds NaN or an infinity and the plan is by `alpha`.
     """
     norms = group_norms(weight, group)
     sizes = group_sizes(weight.shape, group, norms.device)
-    if plan.sparsity is None:
+    if chosen is not None:
+        wanted = Selection(chosen, math.nan)
+    elif plan.sparsity is None:
         theta = claims_threshold(weight, 1.0 if plan.alpha is None else plan.alpha)
         wanted = Selection(select_by_threshold(norms, theta, mask, prune), theta)
     else:

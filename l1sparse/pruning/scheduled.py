@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from l1sparse.pruning.group import group_norms, group_sizes
 from l1sparse.pruning.result import PruneStep
 from l1sparse.pruning.targets import (
-    PrunableLayer,
     cubic_rise,
     even_shares,
     select_each,
@@ -94,14 +92,7 @@ class Scheduled:
         return pruned
 
     def _masks(self, rise: float) -> dict[str, Tensor]:
-        layers = {}
-        for name, turn in self._turns.items():
-            weight = turn.conv.weight.detach()
-            norms = group_norms(weight, turn.companion.group)
-            sizes = group_sizes(weight.shape, turn.companion.group, norms.device)
-            layers[name] = PrunableLayer(
-                norms, sizes, turn.companion.mask, self._plan.of(name).max_sparsity
-            )
+        layers = {name: turn.prunable() for name, turn in self._turns.items()}
         weights = {name: layer.weights for name, layer in layers.items()}
         most = {name: layer.max_sparsity for name, layer in layers.items()}
         target = self._run.weights_to_prune()

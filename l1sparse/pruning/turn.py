@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from l1sparse.pruning.group import group_norms, group_sizes
 from l1sparse.pruning.mask import CompanionMask, extend
 from l1sparse.pruning.result import PruneStep, finite_or_none
 from l1sparse.pruning.schedule import LayerPlan, PrunePlan, next_step
+from l1sparse.pruning.targets import PrunableLayer
 
 _SAVED = ("step", "failures", "threshold", "settled", "closed")
 
@@ -44,6 +46,7 @@ class LayerTurn:
         plan: PrunePlan,
         optimizers: Iterable[torch.optim.Optimizer],
         room: int | None = None,
+        chosen: Tensor | None = None,
     ) -> int:
         """Draw the next step and prune it. Returns how many weights went; 0 if none did.
 
@@ -51,11 +54,12 @@ class LayerTurn:
             plan: the policy.
             optimizers: told to forget what is pruned.
             room: most weights that the network as a whole may still lose; at least one group.
+            chosen: see `next_step`.
         """
         companion = self.companion
         weight = self.conv.weight.detach()
         step = next_step(
-            weight, companion.mask, companion.group, self.plan, self.step, plan.prune, room
+            weight, companion.mask, companion.group, self.plan, self.step, plan.prune, room, chosen
         )
         self.threshold = finite_or_none(step.selection.threshold)
         self.settled = not step.wanted
@@ -72,6 +76,12 @@ class LayerTurn:
         """Extend the companion mask, and let the optimizers forget what is pruned."""
         for optimizer in (None, *optimizers):
             extend(self.conv, mask, optimizer)
+
+    def prunable(self) -> PrunableLayer:
+        """What a threshold over several layers has to know of this one."""
+        norms = group_norms(self.conv.weight.detach(), self.companion.group)
+        sizes = group_sizes(self.conv.weight.shape, self.companion.group, norms.device)
+        return PrunableLayer(norms, sizes, self.companion.mask, self.plan.max_sparsity)
 
     def pruned_weights(self) -> int:
         """How many of the layer's weights are pruned."""

@@ -127,15 +127,22 @@ def test_the_runs_keys_arrive() -> None:
 layer: {max_sparsity: 0.95}
 run:
   {target_accuracy: 0.9, strategy: gradual, side: above, target_sparsity: 0.6, step: 0.3,
-   retries: 2, rounds: 4, total_rounds: 20, passes: 3, pruning_rounds: 7}
+   retries: 2, rounds: 4, min_rounds: 2, total_rounds: 20, passes: 3, pruning_rounds: 7}
 """
     plan = make_prune_plan(parse_plan(text), Blocks(), SENSITIVITIES)
     found = {key: value for key, value in vars(plan).items() if key not in ("split", "layers")}
     assert found == {
         "target_accuracy": 0.9, "layer": LayerPlan(), "prune": "above", "strategy": "gradual",
-        "target_sparsity": 0.6, "step": 0.3, "retries": 2, "rounds": 4, "total_rounds": 20,
-        "passes": 3, "pruning_rounds": 7,
+        "target_sparsity": 0.6, "threshold": "layer", "step": 0.3, "retries": 2, "rounds": 4,
+        "min_rounds": 2, "total_rounds": 20, "passes": 3, "pruning_rounds": 7,
     }  # fmt: skip
+
+
+def test_the_methods_threshold_arrives() -> None:
+    text = "run: {target_accuracy: 0.9, target_sparsity: 0.6, threshold: global}"
+    assert make_prune_plan(parse_plan(text), Blocks(), SENSITIVITIES).threshold == "global"
+    with pytest.raises(PlanError, match=r"run.threshold: 'global' leaves a layer no threshold"):
+        make_prune_plan(parse_plan(f"layer: {{alpha: 2}}\n{text}"), Blocks(), SENSITIVITIES)
 
 
 def test_groups_for_the_measurement_cover_every_layer() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -197,6 +198,61 @@ def test_the_method_stops_at_its_target_sparsity_and_fine_tunes_with_what_is_lef
     assert result.accuracy == trained.evaluate(trained.model) >= 0.9
 
 
+@pytest.mark.parametrize("side", ["below", "above"])
+def test_the_method_under_one_threshold_over_all_layers(trained, side) -> None:
+    plan = PrunePlan(
+        0.5, SPLIT, step=0.3, total_rounds=4, target_sparsity=0.4, threshold="global", prune=side
+    )
+    names = ("middle", "last")
+    convs = [trained.model.get_submodule(name) for name in names]
+    norms = torch.cat([group_norms(conv.weight, (1, 4)).flatten() for conv in convs])
+    result = prune(trained.model, always(1.0), no_training, plan)  # the weights stay
+    assert result.ended == "reached target_sparsity 0.4"
+    assert 0.4 - 4 / WEIGHTS <= result.pruned_share <= 0.4
+    kept = torch.cat([companion_mask(conv).mask.flatten() for conv in convs])
+    falling = norms if side == "below" else -norms
+    # One group on the pruned side may be left: it would be more than is wanted.
+    assert (falling[kept] < falling[~kept].max()).sum() <= 1
+    assert {step.layer for step in result.steps} == set(names), "layers still take turns"
+
+
+def test_one_threshold_over_all_layers_is_drawn_anew_at_every_step(trained) -> None:
+    shrunk = iter([True])
+
+    def train(model: nn.Module) -> None:
+        if next(shrunk, False):  # from here on, all that is small lies in this layer
+            with torch.no_grad():
+                raw_weight(model.last).mul_(1e-3)
+
+    plan = PrunePlan(
+        0.5, SPLIT, step=0.1, min_rounds=1, total_rounds=99, target_sparsity=0.1, threshold="global"
+    )
+    prune(trained.model, always(1.0), train, plan)
+    first_step = 0.1 * 2160  # of middle, before the other layer shrank
+    assert zero_share(trained.model.middle) * 2160 <= first_step
+    assert zero_share(trained.model.last) > 0.1
+
+
+def test_no_layer_passes_its_max_sparsity_under_one_threshold(trained) -> None:
+    plan = PrunePlan(
+        0.5, SPLIT, LayerPlan(max_sparsity=0.5), total_rounds=0, target_sparsity=0.9,
+        threshold="global",
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"target_sparsity: .*0\.9"):
+        prune(trained.model, always(1.0), no_training, plan)
+    plan = dataclasses.replace(plan, target_sparsity=0.45)
+    prune(trained.model, always(1.0), no_training, plan)
+    assert all(zero_share(trained.model.get_submodule(n)) <= 0.5 for n in ("middle", "last"))
+
+
+@pytest.mark.parametrize("least", [0, 1, 3])
+def test_each_step_is_retrained_for_the_least_rounds_even_at_the_target(trained, least) -> None:
+    plan = PrunePlan(0.5, SPLIT, LayerPlan(sparsity=0.5), step=0.3, rounds=3, min_rounds=least)
+    result = prune(trained.model, always(1.0), no_training, plan)
+    assert {step.rounds for step in result.steps} == {least}
+    assert result.rounds == least * len(result.steps)
+
+
 def test_fine_tuning_that_ends_below_the_target_is_undone_to_its_last_good_round(trained) -> None:
     accuracies = iter([0.9, 0.9, 0.8, 0.7, 0.1, 0.2])
     seen: list[dict] = []
@@ -353,6 +409,15 @@ def test_masks_of_an_earlier_run_count_towards_the_target(trained) -> None:
         ({"strategy": "method", "pruning_rounds": 2}, "pruning_rounds: the method strategy has no"),
         ({"strategy": "gradual", "pruning_rounds": 5}, r"1 to total_rounds=4, got 5"),
         ({"strategy": "global", "pruning_rounds": 0}, r"1 to total_rounds=4, got 0"),
+        ({"threshold": "global"}, "threshold: the one-shot strategy has one of its own, .*'layer'"),
+        (
+            {"strategy": "method", "threshold": "global", "target_sparsity": None},
+            "target_sparsity: threshold='global' needs a number, got None",
+        ),
+        (
+            {"strategy": "method", "threshold": "global", "layer": LayerPlan(sparsity=0.5)},
+            "threshold: 'global' .* 'middle' has alpha=None and sparsity=0.5; expected None",
+        ),
     ],
 )
 def test_a_plan_that_its_strategy_cannot_follow_is_named(arguments, message) -> None:
