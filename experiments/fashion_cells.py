@@ -46,11 +46,11 @@ class Cell:
     Attributes:
         group: channel-group shape.
         sparsity: share of all conv weights to prune.
-        strategy: one of `PrunePlan`'s, ``"method"`` with the sparsity of each layer proposed from
-            the sensitivities; ``"alpha"``: the loop with the claims' threshold instead;
-            ``"above"``: likewise, with claim 2 read literally; ``"gradual above"``: the same side
-            at the sparsity asked for; ``"gradual as proposed"``: the method's sparsities without
-            its loop.
+        strategy: one of `PrunePlan`'s, ``"method"`` by one threshold over all layers and with a
+            round of retraining a step at least; ``"method as proposed"``: with the sparsity of each
+            layer proposed from the sensitivities, and no round where none is needed; ``"alpha"``:
+            the loop with the claims' threshold instead; ``"above"``: likewise, with claim 2 read
+            literally.
     """
 
     group: str
@@ -70,9 +70,7 @@ CORE = (
 WIDE = (
     *(Cell("1x8", 0.5, strategy) for strategy in STRATEGIES),
     *(Cell(group, s, "method") for group in ("1x1", "1x16", "4x4") for s in (0.75, 0.9)),
-    *(Cell("1x8", s, other) for other in ("gradual as proposed", "alpha") for s in (0.75, 0.9)),
-    Cell("1x8", 0.75, "gradual above"),
-    *(Cell(group, s, "gradual") for group in ("1x1", "1x16", "4x4") for s in (0.75, 0.9)),
+    *(Cell("1x8", s, other) for other in ("method as proposed", "alpha") for s in (0.75, 0.9)),
 )
 
 
@@ -132,11 +130,12 @@ def plan_of(
         model: the dense network.
         start: its accuracy on the validation images.
     """
+    most = LayerPlan(max_sparsity=MOST_OF_A_LAYER)
     common: dict[str, Any] = {
         "split": split_layers(layers),
         "target_sparsity": cell.sparsity,
         "total_rounds": RETRAINING_ROUNDS,
-        "prune": "above" if "above" in cell.strategy else "below",
+        "prune": "above" if cell.strategy == "above" else "below",
     }
     loop: dict[str, Any] = {
         "target_accuracy": start - ALLOWED_BETWEEN,
@@ -145,23 +144,20 @@ def plan_of(
         **common,
     }
     if cell.strategy == "method":
-        loop |= _as_proposed(cell, layers, model)
-        return PrunePlan(**loop)
+        return PrunePlan(layer=most, threshold="global", min_rounds=1, **loop)
+    if cell.strategy == "method as proposed":
+        return PrunePlan(**(loop | _as_proposed(cell, layers, model)))
     if cell.strategy in ("alpha", "above"):
         # Theta settles where alpha times the density is about 1; above it, alpha > 1 would find
         # next to nothing.
         alpha = 1.0 if cell.strategy == "above" else 1.0 / (1.0 - cell.sparsity)
         return PrunePlan(layer=LayerPlan(alpha=alpha), **loop)
-    if cell.strategy == "gradual as proposed":
-        common |= _as_proposed(cell, layers, model)
-        del common["target_sparsity"]  # each layer has its own
-        return PrunePlan(target_accuracy=0.0, strategy="gradual", **common)
-    strategy: Any = cell.strategy.removesuffix(" above")
-    if strategy == "global":
+    if cell.strategy == "global":
         common |= {
-            "layer": LayerPlan(max_sparsity=MOST_OF_A_LAYER),
+            "layer": most,
             "pruning_rounds": RETRAINING_ROUNDS // 2,  # as many as the gradual strategy takes
         }
+    strategy: Any = cell.strategy
     return PrunePlan(target_accuracy=0.0, strategy=strategy, **common)
 
 
