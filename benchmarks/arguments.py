@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import torch
 
 from l1sparse import GroupShape
+from l1sparse.cli.arguments import count
 from l1sparse.gpu.backend import resolve
 from suites import SUITES
 
@@ -157,17 +158,6 @@ def fractions(text: str) -> list[float]:
             f"got {text!r}, expected fractions from 0 to 1 such as 0.5,0.9"
         )
     return values
-
-
-def count(text: str) -> int:
-    """A whole number of at least 1."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number of at least 1")
-    return value
 
 
 def thread_count(text: str) -> int:

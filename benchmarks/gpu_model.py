@@ -17,12 +17,12 @@ from arguments import (
     SPARSITIES,
     OneLineParser,
     add_masks,
-    count,
     input_file,
     output_file,
     run_benchmark,
 )
 from l1sparse import GroupShape
+from l1sparse.cli.arguments import count
 from l1sparse.gpu.cells import Kept, KeptAtRandom, KeptByMask
 from l1sparse.gpu.chips import CHIPS, Chip
 from l1sparse.gpu.choose import Choice, choose_layout

@@ -25,7 +25,6 @@ from arguments import (
     SPARSITIES,
     Parser,
     add_masks,
-    count,
     input_file,
     output_file,
     run_benchmark,
@@ -38,6 +37,7 @@ from candidates import (
     rotating,
 )
 from gpu_timing import CudaGpu, Gpu, cudnn_benchmark, gpu_headline
+from l1sparse.cli.arguments import count
 from l1sparse.convert.measure import Timing, alternate
 from l1sparse.gpu.backend import resolve
 from l1sparse.gpu.layout import LAYOUTS as LAYOUTS_ON_GPU

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from arguments import GROUPS, SPARSITIES, Parser, add_masks, count, run_benchmark
+from arguments import GROUPS, SPARSITIES, Parser, add_masks, run_benchmark
 from l1sparse import GroupShape, accelerate, layer_choices
+from l1sparse.cli.arguments import count
 from l1sparse.convert.measure import Timing, alternate
 from l1sparse.group_mask import expand_group_mask
 from l1sparse.report.table import table

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from arguments import GROUPS, SPARSITIES, Parser, add_masks, count, run_benchmark
+from arguments import GROUPS, SPARSITIES, Parser, add_masks, run_benchmark
 from candidates import LAYOUTS, WrongOutputError
 from l1sparse import SparseConv2d
+from l1sparse.cli.arguments import count
 from l1sparse.convert.measure import Timing, alternate
 from machine import describe, headline, keep_freed_memory, threads
 from masks import Case, random_cases

@@ -7,8 +7,6 @@ binding and launchers. What is forced here are the shapes of thread blocks and t
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,11 +15,11 @@ from typing import Any
 
 import pytest
 from cuda_kernels import Extension, Gpu
+from cuda_over import cuda_over
 from gpu_case import Tensors
 from torch import Tensor
 
 from l1sparse import GroupShape
-from l1sparse.gpu import backend
 from l1sparse.gpu.plan import compressed_plan, simt_channels, simt_plan, tensor_core_plan
 from l1sparse.gpu.problem import conv2d_problem
 
@@ -82,17 +80,5 @@ class Runner:
 def running(gpu: Gpu) -> Iterator[Runner]:
     """A runner over `gpu`, with the CUDA backend imported over it meanwhile."""
     extension = Extension(gpu)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setitem(sys.modules, "l1sparse._cuda", extension)
-        monkeypatch.setattr("l1sparse._cuda", extension, raising=False)
-        monkeypatch.delitem(sys.modules, "l1sparse.gpu.cuda", raising=False)
-        backend.resolve.cache_clear()
-        module = importlib.import_module("l1sparse.gpu.cuda")
-        monkeypatch.setattr(
-            module,
-            "_target",
-            lambda tensor: {"device": 3, "stream": 7, "dtype": str(tensor.dtype)[len("torch.") :]},
-        )
+    with cuda_over(extension, device=3) as (module, monkeypatch):
         yield Runner(extension, module, monkeypatch)
-        backend.resolve.cache_clear()
-        sys.modules.pop("l1sparse.gpu.cuda", None)

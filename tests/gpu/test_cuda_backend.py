@@ -3,18 +3,17 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import fake_cuda
 import pytest
 import torch
+from cuda_over import cuda_over
 from gpu_case import CASES, tensors_of
 
 from l1sparse import GroupShape, reference
-from l1sparse.gpu import backend, run
+from l1sparse.gpu import run
 from l1sparse.gpu.device import Device
 from l1sparse.gpu.layout import choose
 from l1sparse.gpu.problem import conv2d_problem, is_channels_last
@@ -22,22 +21,11 @@ from l1sparse.gpu.weights import weight_of
 
 
 @pytest.fixture(autouse=True)
-def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def cuda() -> Iterator[Any]:
     """The CUDA backend, with `fake_cuda` for an extension, on tensors of the CPU."""
-    monkeypatch.setitem(sys.modules, "l1sparse._cuda", fake_cuda)
-    monkeypatch.setattr("l1sparse._cuda", fake_cuda, raising=False)
-    monkeypatch.delitem(sys.modules, "l1sparse.gpu.cuda", raising=False)
-    backend.resolve.cache_clear()
-    module = importlib.import_module("l1sparse.gpu.cuda")
-    monkeypatch.setattr(
-        module,
-        "_target",
-        lambda tensor: {"device": 0, "stream": 7, "dtype": str(tensor.dtype)[len("torch.") :]},
-    )
     fake_cuda.launches.clear()
-    yield module
-    backend.resolve.cache_clear()
-    sys.modules.pop("l1sparse.gpu.cuda", None)
+    with cuda_over(fake_cuda, device=0) as (module, _):
+        yield module
 
 
 @pytest.mark.parametrize("name", CASES)
