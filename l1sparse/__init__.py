@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from l1sparse.ops import group_l1_norm, pack, packed_info, sparse_conv2d, unpack
     from l1sparse.pruning import prune
 
+    __version__: str
+
 # Where each public name is. Nothing is imported before the first use of one, so that
 # l1sparse.runtime works, and starts fast, without torch.
 _HOMES = {
@@ -46,6 +48,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        globals()[name] = import_module("l1sparse.version").installed_version()
+        return globals()[name]
     if name not in _HOMES:
         raise AttributeError(f"module 'l1sparse' has no attribute {name!r}")
     import_module("l1sparse.start")
@@ -55,7 +60,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_HOMES, "__version__"})
 
 
 # A program that has torch loaded may go on to torch.ops.l1sparse without naming anything of here.
@@ -67,6 +72,7 @@ __all__ = [
     "LayerChoice",
     "PackedInfo",
     "SparseConv2d",
+    "__version__",
     "accelerate",
     "build_info",
     "export_executorch",

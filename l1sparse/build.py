@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import importlib
 import os
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from l1sparse import _C
+from l1sparse.version import installed_version
 
 FORCE_VARIABLE = "L1SPARSE_FORCE_ARCH"
 
@@ -27,7 +27,7 @@ def build_info() -> dict[str, Any]:
     """
     reason = _cuda_reason()
     return {
-        "version": _version(),
+        "version": installed_version(),
         "compiled": _C.compiled_isas(),
         "usable": _C.usable_isas(),
         "chosen": _C.selected_isa(),
@@ -63,10 +63,3 @@ def _cuda_reason() -> str:
         written = Path(__file__).with_name("_cuda_reason.txt")
         return written.read_text().strip() if written.exists() else str(error)
     return ""
-
-
-def _version() -> str:
-    try:
-        return version("l1sparse")
-    except PackageNotFoundError:
-        return "not installed"

@@ -35,7 +35,8 @@ PYTHON = {
     "reference": {"format", "group_mask"},
     "ops": {"_C", "format", "group_mask", "reference"},
     "conv_grad": {"ops"},
-    "build": {"_C"},
+    "version": set(),
+    "build": {"_C", "version"},
     # The kernels without torch.
     "runtime": {"_runtime", "format", "runtime"},
     # ops calls it by name when it is complete.
@@ -45,8 +46,8 @@ PYTHON = {
     "triton": {"triton", "gpu", "format"},
     "nn": {"nn", "conv_grad", "gpu", "ops", "format", "group_mask", "reference"},
     "layer_time": {"format"},
-    "pruning": {"pruning", "ops", "format", "group_mask", "layer_time"},
-    "convert": {"convert", "files", "nn", "ops", "format", "group_mask", "layer_time"},
+    "pruning": {"pruning", "ops", "format", "group_mask", "layer_time", "version"},
+    "convert": {"convert", "files", "nn", "ops", "format", "group_mask", "layer_time", "version"},
     "report": {"files", "report"},
     "train": {"files", "format", "pruning", "train"},
     "demo": {"convert", "pruning", "train"},

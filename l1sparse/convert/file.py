@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -35,6 +34,7 @@ from l1sparse.format import GroupShape
 from l1sparse.group_mask import nonzero_groups
 from l1sparse.nn import DenseConv2d, SparseConv2d
 from l1sparse.ops import pack, packed_info, unpack
+from l1sparse.version import installed_version
 
 _WORTH_PACKING = 0.8  # share of groups kept below which the packed form is the smaller one
 
@@ -176,11 +176,7 @@ def _as_float16(tensors: dict[str, Tensor], packed: list[str]) -> dict[str, Tens
 
 
 def _versions() -> dict[str, str]:
-    try:
-        own = version("l1sparse")
-    except PackageNotFoundError:
-        own = "not installed"
-    return {"l1sparse": own, "torch": str(torch.__version__)}
+    return {"l1sparse": installed_version(), "torch": str(torch.__version__)}
 
 
 def _prepacked_names(model: nn.Module) -> list[str]:

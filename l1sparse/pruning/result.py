@@ -7,7 +7,6 @@ import math
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch import nn
 from l1sparse.pruning.group import zero_weights
 from l1sparse.pruning.layers import conv_layers
 from l1sparse.pruning.split import LayerSplit
+from l1sparse.version import installed_version
 
 
 @dataclass(frozen=True)
@@ -178,11 +178,11 @@ def layer_records(
 
 def versions() -> dict[str, str]:
     """Of what the result depends upon."""
-    try:
-        own = version("l1sparse")
-    except PackageNotFoundError:
-        own = "not installed"
-    return {"l1sparse": own, "torch": torch.__version__, "python": platform.python_version()}
+    return {
+        "l1sparse": installed_version(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def finite_or_none(value: float | None) -> float | None:
