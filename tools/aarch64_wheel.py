@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Builds the wheel for 64-bit Arm Linux on another processor, with Debian's cross compiler.
 
-Torch's headers are this machine's; they don't depend on the processor as far as the stable ABI goes.
-What is linked against are the libraries of torch's own wheel for Arm, of the oldest release that the
-stable ABI serves, so that a symbol which it lacks is seen here. Python's headers are this machine's
-too: the limited interface is the same on both, and a test of the wheel shows that it is.
+Headers of torch and of Python are this machine's: as far as the stable ABI and the limited
+interface go, they don't depend on the processor. What is linked against are the libraries of
+torch's own wheel for Arm, of the oldest release that the stable ABI serves, so that a symbol which
+it lacks is seen.
 
     python tools/aarch64_wheel.py dist/l1sparse-*.tar.gz --torch 2.10.0
 """
@@ -49,7 +49,6 @@ def cross_environment(torch: Path) -> dict[str, str]:
     compiler = f"{TRIPLET}-g++"
     if shutil.which(compiler) is None:
         raise SystemExit(f"aarch64_wheel: no {compiler} (Debian's package: g++-{TRIPLET})")
-    # setuptools-scm took the version for the sdist; Python's own search paths stay this machine's.
     return {
         **os.environ,
         "_PYTHON_HOST_PLATFORM": "linux-aarch64",
@@ -57,7 +56,7 @@ def cross_environment(torch: Path) -> dict[str, str]:
         "CXX": compiler,
         "LDSHARED": f"{compiler} -shared",
         "LDCXXSHARED": f"{compiler} -shared",
-        "LDFLAGS": f"-L{torch / 'lib'}",
+        "LDFLAGS": f"-s -L{torch / 'lib'}",
         "L1SPARSE_CUDA": "0",
         # It would ask this machine's loader about the compiler.
         "TORCH_DONT_CHECK_COMPILER_ABI": "1",

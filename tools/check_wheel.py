@@ -31,7 +31,10 @@ NEEDED = re.compile(r"lib(torch|torch_cpu|c10|stdc\+\+|gcc_s|m|c|dl|rt|pthread)\
 
 
 def dynamic_symbols(elf: ELFFile) -> Iterator[tuple[str, bool, bool]]:
-    """``(name, is_defined, has_version)`` of every dynamic symbol that is not weak."""
+    """``(name, is_defined, has_version)`` of every dynamic symbol that is not weak.
+
+    Weak are copies of inline functions, and of what torch's build took from libstdc++.
+    """
     table = elf.get_section_by_name(".dynsym")
     versions = elf.get_section_by_name(".gnu.version")
     assert isinstance(table, SymbolTableSection)
