@@ -22,8 +22,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "build" / "aarch64"
 TRIPLET = "aarch64-linux-gnu"
-# Names of Arm's wheels, oldest glibc last; pip takes the first that there is.
-PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux2014_aarch64")
+# Of wheels for Arm that run with Debian 12's glibc.
+PLATFORMS = [f"manylinux_2_{minor}_aarch64" for minor in range(36, 16, -1)]
 
 
 def install(target: Path, *packages: str) -> None:
