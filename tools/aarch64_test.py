@@ -75,7 +75,7 @@ def python(site: Path, folder: Path, *options: str) -> bool:
     """Whether Arm's Python ended well."""
     command = ["qemu-aarch64", "-L", str(SYSTEM), str(SYSTEM / "usr/bin/python3.11"), *options]
     environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
-    print("+ python3.11 (aarch64)", options[0], *options[1:2], flush=True)
+    print("+ python3.11 (aarch64)", *(o if "\n" not in o else "..." for o in options), flush=True)
     return subprocess.run(command, cwd=folder, env=environment).returncode == 0
 
 

@@ -61,7 +61,7 @@ torch.testing.assert_close(l1sparse.sparse_conv2d(input, packed, padding=1), exp
 def run(*command: str | Path, folder: Path) -> bool:
     """Whether the command ended well; it sees no source tree and no package of the caller's."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    print("+", *[str(part).splitlines()[0] or "..." for part in command], flush=True)
+    print("+", *["..." if "\n" in str(part) else part for part in command], flush=True)
     return subprocess.run([*map(str, command)], cwd=folder, env=environment).returncode == 0
 
 
