@@ -51,10 +51,13 @@ import l1sparse, torch
 print(l1sparse.__file__)
 print(l1sparse.build_info())
 assert l1sparse.__version__ == l1sparse.build_info()["version"] != "0+unknown"
+torch.manual_seed(0)
 packed = l1sparse.pack(torch.randn(16, 16, 3, 3))
 input = torch.randn(1, 16, 8, 8)
 expected = torch.nn.functional.conv2d(input, l1sparse.unpack(packed), padding=1)
-torch.testing.assert_close(l1sparse.sparse_conv2d(input, packed, padding=1), expected)
+output = l1sparse.sparse_conv2d(input, packed, padding=1)
+# Outputs are about 12; sums are added up in another order.
+torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4)
 """
 
 
