@@ -60,11 +60,16 @@ class Buffer {
     }
     const auto item = static_cast<size_t>(view.itemsize);
     bool whole = reinterpret_cast<std::uintptr_t>(view.buf) % item == 0;
-    for (int i = 0; i < rank; ++i)
+    bool spread = rank == 0;  // strides that are all 0 mean a dense input to the C interface
+    for (int i = 0; i < rank; ++i) {
       whole &= view.strides[i] >= 0 && view.strides[i] % view.itemsize == 0;
+      spread |= view.strides[i] != 0;
+    }
+    whole &= spread;
     if (!whole) {
       PyErr_Format(PyExc_ValueError,
-                   "%s: lies unaligned or backwards in memory, expected whole, ascending elements",
+                   "%s: lies unaligned, backwards or all in one place, expected whole, ascending "
+                   "elements",
                    name);
     }
     return whole;

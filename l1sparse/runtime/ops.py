@@ -203,8 +203,12 @@ def _float_weight(weight: ArrayLike) -> NDArray[np.float32]:
 
 
 def _readable(array: NDArray[Any]) -> NDArray[Any]:
-    """`array`, or a copy where its elements lie backwards, unaligned, or in another byte order."""
-    whole = all(s >= 0 and s % array.itemsize == 0 for s in array.strides)
+    """`array`, or a copy where the kernels can't read it in place.
+
+    That is where its elements lie backwards, unaligned, in another byte order, or all in one place
+    (strides that are all 0 say something else to the C interface).
+    """
+    whole = all(s >= 0 and s % array.itemsize == 0 for s in array.strides) and any(array.strides)
     if whole and array.flags.aligned and array.dtype.isnative:
         return array
     return np.array(array, array.dtype.newbyteorder("="), order="C")

@@ -81,6 +81,14 @@ def test_convolution_is_the_torch_operators(layout: str, dtype: Any, last: bool)
         np.testing.assert_allclose(output, expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("axes", [(1, 1, 1, 1), (1, 8, 1, 1), (1, 1, 1, 5), (2, 8, 5, 1)])
+def test_elements_may_lie_in_one_place(axes: tuple[int, ...]) -> None:
+    packed, values = packed_of((6, 8, 3, 3)), floats(*axes)
+    input = np.broadcast_to(values, (2, 8, 5, 5))
+    expected = runtime.conv2d(np.ascontiguousarray(input), packed)
+    np.testing.assert_array_equal(runtime.conv2d(input, packed), expected)
+
+
 @pytest.mark.parametrize("padding", ["same", "valid", 1])
 def test_padding_has_words(padding: Any) -> None:
     input, packed = floats(1, 8, 6, 6), packed_of((4, 8, 2, 4))
@@ -163,6 +171,9 @@ def test_the_native_module_checks_memory_itself(output: Any, error: Any) -> None
     numbers = ((1, 1), (0, 0, 0, 0), (1, 1), 1, 0, 0.0, 6.0, False)
     with pytest.raises(error):
         _runtime.conv2d(X, weight, None, None, output, *numbers)
+    one_place = np.broadcast_to(X[:1, :1, :1, :1], X.shape)
+    with pytest.raises(ValueError, match=r"input: lies .* all in one place"):
+        _runtime.conv2d(one_place, weight, None, None, X, *numbers)
     with pytest.raises((TypeError, ValueError)):
         _runtime.conv2d(X, object(), None, None, X, *numbers)
 
