@@ -4,6 +4,10 @@
 #include <atomic>
 #include <cstring>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace l1sparse {
 namespace {
 
@@ -12,6 +16,15 @@ std::atomic<int> forced{kAutomatic};
 // Threads that find it unknown find the same answer, so no guard is needed, whose lock would come
 // from the C++ runtime.
 std::atomic<int> best{kUnknown};
+
+#if defined(__x86_64__)
+// Older compilers' __builtin_cpu_supports does not know this name. A build of plain C++ alone has
+// no use for it.
+[[maybe_unused]] bool supports_f16c() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+#endif
 
 Isa best_usable() {
   for (int i = 0; i < kIsaCount; ++i) {
@@ -39,13 +52,11 @@ bool isa_usable(Isa isa) {
     case Isa::avx512:
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-             __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-             __builtin_cpu_supports("f16c");
+             __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && supports_f16c();
 #endif
 #if defined(__x86_64__) && !defined(L1SPARSE_WITHOUT_AVX2)
     case Isa::avx2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-             __builtin_cpu_supports("f16c");
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && supports_f16c();
 #endif
 #if defined(__aarch64__) && !defined(L1SPARSE_WITHOUT_NEON)
     case Isa::neon:
