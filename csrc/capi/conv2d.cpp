@@ -65,6 +65,28 @@ std::int64_t tensor_bytes(std::int64_t n, std::int64_t c, std::int64_t h, std::i
   return checked_mul(checked_mul(checked_mul(n, c), checked_mul(h, w)), size_of(dtype));
 }
 
+// Elements lie whole in memory: what a file says of its tensors' places may be anything.
+l1sparse_status check_alignment(const l1sparse_conv2d_tensors& tensors, DType dtype) {
+  const struct {
+    Argument argument;
+    const void* address;
+    std::int64_t alignment;
+  } addresses[] = {
+      {Argument::input, tensors.input, size_of(dtype)},
+      {Argument::bias, tensors.bias, alignof(float)},
+      {Argument::residual, tensors.residual, size_of(dtype)},
+      {Argument::output, tensors.output, size_of(dtype)},
+  };
+  for (const auto& [argument, address, alignment] : addresses) {
+    const std::int64_t past =
+        static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(address)) & (alignment - 1);
+    if (past != 0) {
+      return {L1SPARSE_UNALIGNED, static_cast<std::int32_t>(argument), past, alignment};
+    }
+  }
+  return kOk;
+}
+
 // The core's problem, checked, and the size of its output.
 l1sparse_status problem_of(const l1sparse_weight* weight, const l1sparse_conv2d_options* options,
                            Conv2dProblem* problem, std::int64_t* output_bytes) {
@@ -179,6 +201,10 @@ l1sparse_status l1sparse_conv2d(const l1sparse_weight* weight,
   if (problem.batch == 0) return capi::kOk;
   if (tensors->input == nullptr) return null_argument(Argument::input);
   if (tensors->output == nullptr) return null_argument(Argument::output);
+  if (l1sparse_status status = capi::check_alignment(*tensors, problem.dtype);
+      status.code != L1SPARSE_OK) {
+    return status;
+  }
   if (workspace_bytes < static_cast<size_t>(needed)) {
     return {L1SPARSE_WORKSPACE_TOO_SMALL, static_cast<std::int32_t>(Argument::workspace),
             static_cast<std::int64_t>(workspace_bytes), needed};

@@ -117,6 +117,14 @@ void l1sparse_status_text(l1sparse_status status, char* text, size_t capacity) {
                     "was built for",
                     l1sparse_isa());
       return;
+    case L1SPARSE_PROGRAM_UNCHECKED:
+      std::snprintf(text, capacity,
+                    "program: does not end in a checksum, expected a whole file that "
+                    "l1sparse.export_executorch wrote");
+      return;
+    case L1SPARSE_PROGRAM_DAMAGED:
+      std::snprintf(text, capacity, "program: has the checksum %08llx, expected %08llx", got, want);
+      return;
     default:
       describe({static_cast<Code>(status.code), status.got, status.want}, text, capacity);
   }

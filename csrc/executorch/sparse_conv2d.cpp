@@ -39,6 +39,21 @@ enum Place {
   kPlaces
 };
 
+// Whether the values are of the schema's types, which a damaged program does not guarantee.
+bool have_types(Span<EValue*> values) {
+  for (const Place place : {kInput, kPacked, kOut}) {
+    if (!values[place]->isTensor()) return false;
+  }
+  for (const Place place : {kBias, kResidual}) {
+    if (!values[place]->isTensor() && !values[place]->isNone()) return false;
+  }
+  for (const Place place : {kStride, kPadding, kDilation}) {
+    if (!values[place]->tryToIntList().ok()) return false;
+  }
+  return values[kGroups]->isInt() && values[kActivation]->tryToString().ok() &&
+         values[kClampMin]->isDouble() && values[kClampMax]->isDouble();
+}
+
 void fail(KernelRuntimeContext& context, Error error, const char* text) {
   ET_LOG(Error, "l1sparse::sparse_conv2d: %s", text);
   context.fail(error);
@@ -120,6 +135,23 @@ bool is_output_like(const Tensor& tensor, const std::int64_t (&shape)[4], std::i
   return true;
 }
 
+// Whether no element lies past the memory of a tensor without gaps.
+bool lies_inside(const Tensor& tensor) {
+  std::int64_t last = 0;
+  for (int i = 0; i < 4; ++i) {
+    const std::int64_t size = tensor.size(i), stride = tensor.strides()[i];
+    if (size < 1 || stride < 0) return false;
+    last += (size - 1) * stride;  // each factor has 31 bits
+  }
+  return last < tensor.numel();
+}
+
+bool overlap(const Tensor& a, const Tensor& b) {
+  const auto begin_a = reinterpret_cast<std::uintptr_t>(a.const_data_ptr());
+  const auto begin_b = reinterpret_cast<std::uintptr_t>(b.const_data_ptr());
+  return begin_a < begin_b + b.nbytes() && begin_b < begin_a + a.nbytes();
+}
+
 void run_on_threads(void*, std::int64_t count, void (*body)(void*, std::int64_t), void* context) {
   executorch::extension::parallel_for(0, count, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) body(context, i);
@@ -127,7 +159,7 @@ void run_on_threads(void*, std::int64_t count, void (*body)(void*, std::int64_t)
 }
 
 void sparse_conv2d(KernelRuntimeContext& context, Span<EValue*> values) {
-  if (values.size() < kPlaces) {
+  if (values.size() < kPlaces || !have_types(values)) {
     return fail(context, Error::InvalidArgument, "the program was written for another version");
   }
   const Tensor& input = values[kInput]->toTensor();
@@ -138,6 +170,10 @@ void sparse_conv2d(KernelRuntimeContext& context, Span<EValue*> values) {
   if (input.dim() != 4 || stride.size() != 2 || padding.size() != 2 || dilation.size() != 2) {
     return fail(context, Error::InvalidArgument,
                 "input, stride, padding or dilation: another rank, expected 4, 2, 2 and 2");
+  }
+  if (!lies_inside(input)) {
+    return fail(context, Error::InvalidArgument,
+                "input: is empty, or its strides leave its memory");
   }
   l1sparse_weight weight;
   l1sparse_shape shape;
@@ -176,11 +212,15 @@ void sparse_conv2d(KernelRuntimeContext& context, Span<EValue*> values) {
       !is_output_like(out, out_shape, options.format)) {
     return fail(context, Error::InvalidArgument, "out: another shape or memory format");
   }
+  if (overlap(out, input) || overlap(out, packed)) {
+    return fail(context, Error::InvalidArgument, "out: lies where input or packed lies");
+  }
   l1sparse_conv2d_tensors tensors = {input.const_data_ptr(), nullptr, nullptr,
                                      out.mutable_data_ptr()};
   if (!values[kBias]->isNone()) {
     const Tensor& bias = values[kBias]->toTensor();
-    if (bias.scalar_type() != ScalarType::Float || bias.numel() != shape.out_channels) {
+    if (bias.scalar_type() != ScalarType::Float || bias.numel() != shape.out_channels ||
+        bias.const_data_ptr() == nullptr) {
       return fail(context, Error::InvalidArgument,
                   "bias: expected float32, a value for each output channel");
     }

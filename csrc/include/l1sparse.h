@@ -68,7 +68,9 @@ enum {
   L1SPARSE_UNALIGNED = 105,
   L1SPARSE_WORKSPACE_TOO_SMALL = 106,
   L1SPARSE_UNKNOWN_ISA = 107,
-  L1SPARSE_NO_ISA = 108 /* this processor runs no instruction set that was built in */
+  L1SPARSE_NO_ISA = 108,            /* this processor runs no instruction set that was built in */
+  L1SPARSE_PROGRAM_UNCHECKED = 109, /* no checksum at the end: cut short, or of another exporter */
+  L1SPARSE_PROGRAM_DAMAGED = 110
 };
 
 typedef struct l1sparse_status {
@@ -205,13 +207,21 @@ L1SPARSE_API l1sparse_status l1sparse_conv2d_query(const l1sparse_weight* weight
                                                    const l1sparse_conv2d_options* options,
                                                    int64_t threads, l1sparse_conv2d_sizes* sizes);
 
-/* Computes the convolution. `workspace` is scratch memory: at least l1sparse_conv2d_query's
- * workspace_bytes, from a multiple of L1SPARSE_ALIGNMENT on, with no content that matters. */
+/* Computes the convolution. All tensors start at a multiple of their elements' size. `workspace` is
+ * scratch memory: at least l1sparse_conv2d_query's workspace_bytes, from a multiple of
+ * L1SPARSE_ALIGNMENT on, with no content that matters. */
 L1SPARSE_API l1sparse_status l1sparse_conv2d(const l1sparse_weight* weight,
                                              const l1sparse_conv2d_options* options,
                                              const l1sparse_conv2d_tensors* tensors,
                                              const l1sparse_threads* threads, void* workspace,
                                              size_t workspace_bytes);
+
+/* ---- exported programs ----------------------------------------------------------------------- */
+
+/* Compares the bytes of a program that l1sparse.export_executorch wrote with the checksum at its
+ * end, before ExecuTorch sees them: its own verification lets some damaged programs through that
+ * then end the process. It tells damage, not forgery. */
+L1SPARSE_API l1sparse_status l1sparse_program_check(const void* program, size_t bytes);
 
 #ifdef __cplusplus
 }

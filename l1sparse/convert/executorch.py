@@ -11,6 +11,7 @@ import copy
 import os
 import secrets
 import warnings
+import zlib
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from l1sparse.nn import DenseConv2d, SparseConv2d
 
 # Packed weights are read where they lie in the file.
 _WEIGHT_ALIGNMENT = 64
+# As csrc/capi/program.cpp has it.
+_CHECKSUM_MAGIC = b"L1SPCRC1"
 
 
 def export_executorch(
@@ -38,7 +41,8 @@ def export_executorch(
     The program runs as NCHW, at the size of the example, without Python and torch: link
     ``libl1sparse_executorch``, ExecuTorch's runtime, its XNNPACK backend and its kernels (which
     run the few operators that XNNPACK does not take). A file that was there before stays whole
-    until the new one is.
+    until the new one is. It ends in a checksum that ``l1sparse_program_check`` compares on the
+    device, before ExecuTorch reads it.
 
     Args:
         model: a result of `accelerate` or `load`, or any module with `SparseConv2d` layers, whose
@@ -68,7 +72,7 @@ def export_executorch(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of ExecuTorch's own imports and passes
         program = _lower(_for_device(model), example)
-    _write_whole(program, Path(path))
+    _write_whole(_with_checksum(program), Path(path))
 
 
 def _for_device(model: nn.Module) -> nn.Module:
@@ -139,6 +143,11 @@ def _declare_out_variant() -> torch.library.Library:
 
     library.impl("sparse_conv2d.out", out_variant, "CompositeExplicitAutograd")
     return library
+
+
+def _with_checksum(program: bytes) -> bytes:
+    """`program` and, where ExecuTorch reads nothing, what `l1sparse_program_check` compares."""
+    return program + _CHECKSUM_MAGIC + zlib.crc32(program).to_bytes(4, "little")
 
 
 def _write_whole(content: bytes, path: Path) -> None:
