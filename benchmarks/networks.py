@@ -136,3 +136,14 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet18": lambda: ResNet(BasicBlock, (2, 2, 2, 2)),
     "vgg16": VGG16,
 }
+
+
+def with_random_statistics(network: nn.Module) -> nn.Module:
+    """`network` with batch-norm statistics that are not trivial; it is changed."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2.0)
+    return network

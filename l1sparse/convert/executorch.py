@@ -71,8 +71,8 @@ def export_executorch(
     example = example_input.contiguous()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of ExecuTorch's own imports and passes
-        program = _lower(_for_device(model), example)
-    _write_whole(_with_checksum(program), Path(path))
+        program = lower(_for_device(model), example)
+    _write_whole(with_checksum(program), Path(path))
 
 
 def _for_device(model: nn.Module) -> nn.Module:
@@ -108,7 +108,13 @@ def _optimised(model: nn.Module) -> nn.Module:
     return network
 
 
-def _lower(network: nn.Module, example: Tensor) -> bytes:
+def lower(network: nn.Module, example: Tensor) -> bytes:
+    """`network` as an ExecuTorch program for inputs like `example`, XNNPACK doing what it can.
+
+    Raises:
+        ImportError: if ExecuTorch is not installed.
+        RuntimeError: if `torch.export` or ExecuTorch can't take the network.
+    """
     try:
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
@@ -145,7 +151,7 @@ def _declare_out_variant() -> torch.library.Library:
     return library
 
 
-def _with_checksum(program: bytes) -> bytes:
+def with_checksum(program: bytes) -> bytes:
     """`program` and, where ExecuTorch reads nothing, what `l1sparse_program_check` compares."""
     return program + _CHECKSUM_MAGIC + zlib.crc32(program).to_bytes(4, "little")
 
