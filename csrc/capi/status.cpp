@@ -62,11 +62,18 @@ l1sparse_status weight_not_open() {
   return about(L1SPARSE_WEIGHT_NOT_OPEN, Argument::weight, 0, 0);
 }
 
+l1sparse_status check_threads(std::int64_t count) {
+  constexpr std::int64_t kMost = 1 << 16;  // the core multiplies it by other counts
+  if (count < 1) return out_of_range(Argument::threads, count, 1);
+  if (count > kMost) return out_of_range(Argument::threads, count, kMost);
+  return kOk;
+}
+
 l1sparse_status parallel_of(const l1sparse_threads* threads, Parallel* parallel) {
   *parallel = {};
   if (threads == nullptr) return kOk;
   if (threads->run == nullptr) return null_argument(Argument::threads);
-  if (threads->count < 1) return out_of_range(Argument::threads, threads->count, 1);
+  if (l1sparse_status status = check_threads(threads->count); status.code != 0) return status;
   *parallel = {threads->run, threads->pool, threads->count};
   return kOk;
 }

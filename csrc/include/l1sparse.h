@@ -110,7 +110,7 @@ typedef struct l1sparse_threads {
    * calls have. */
   void (*run)(void* pool, int64_t count, void (*body)(void* context, int64_t index), void* context);
   void* pool;    /* the caller's own, handed to `run` */
-  int64_t count; /* how many calls may run at the same time, 1 or more */
+  int64_t count; /* how many calls may run at the same time, 1 to 65536 */
 } l1sparse_threads;
 
 /* ---- packed weights -------------------------------------------------------------------------- */

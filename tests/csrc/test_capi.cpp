@@ -276,6 +276,10 @@ void test_null_arguments(Random& random) {
            static_cast<std::int32_t>(L1SPARSE_WEIGHT_NOT_OPEN));
   CHECK_EQ(l1sparse_pack(&shape, dense, mask, 0, buffer.data(), bytes - 4).code,
            static_cast<std::int32_t>(L1SPARSE_PACKED_SIZE));
+  for (const std::int64_t count : {std::int64_t{0}, std::int64_t{65537}, INT64_MAX}) {
+    CHECK_EQ(l1sparse_conv2d_query(&weight.opened, &options, count, &sizes).code,
+             static_cast<std::int32_t>(L1SPARSE_OUT_OF_RANGE));
+  }
   for (const std::int32_t strategy : {-1, 3, std::numeric_limits<std::int32_t>::max()}) {
     CHECK_EQ(l1sparse_pack_bytes(&shape, mask, strategy, &size).code,
              static_cast<std::int32_t>(L1SPARSE_OUT_OF_RANGE));
