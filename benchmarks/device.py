@@ -40,7 +40,7 @@ from networks import NETWORKS, with_random_statistics
 from output import write_json
 
 ROOT = Path(__file__).parents[1]
-CLASSIFY = ROOT / "build" / "device-demo" / "example" / "classify"
+CLASSIFY = ROOT / "build" / "c-example" / "classify"
 LITE0 = "efficientnet-lite0"
 SIZE = 224  # of the images, in pixels
 MEAN, DEVIATION = 127.5, 63.0  # of pixels

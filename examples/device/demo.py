@@ -45,7 +45,7 @@ def main() -> int:
         run_demo(DemoSettings(options.epochs, options.rounds, 0, options.target, compressed))
     network = l1sparse.load(compressed, DigitsNet())
     l1sparse.export_executorch(network, torch.zeros(1, 1, 28, 28), program)
-    classify = build(folder)
+    classify = build()
 
     pixels, mean, deviation, labels = held_out_pixels()
     scores = classify_all(classify, program, folder, pixels, mean, deviation)
@@ -63,19 +63,20 @@ def main() -> int:
     return 0 if same else 1
 
 
-def build(folder: Path) -> Path:
+def build() -> Path:
     """Build and install the library and build the C++ program; its path."""
     spec = find_spec("executorch")
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit("demo: ExecuTorch is not installed; pip install 'l1sparse[executorch]'")
-    installed = folder / "installed"
+    library, program = ROOT / "build" / "c-executorch", ROOT / "build" / "c-example"
+    installed = ROOT / "build" / "c-executorch-installed"
     prefixes = f"-DCMAKE_PREFIX_PATH={next(iter(spec.submodule_search_locations))};{installed}"
-    library = [f"-DCMAKE_INSTALL_PREFIX={installed}", "-DL1SPARSE_EXECUTORCH=ON", prefixes]
-    run("cmake", "-S", ROOT / "csrc", "-B", folder / "library", *library)
-    run("cmake", "--build", folder / "library", "--parallel", "2", "--target", "install")
-    run("cmake", "-S", ROOT / "examples" / "device", "-B", folder / "example", prefixes)
-    run("cmake", "--build", folder / "example")
-    return folder / "example" / "classify"
+    options = [f"-DCMAKE_INSTALL_PREFIX={installed}", "-DL1SPARSE_EXECUTORCH=ON", prefixes]
+    run("cmake", "-S", ROOT / "csrc", "-B", library, *options)
+    run("cmake", "--build", library, "--parallel", "2", "--target", "install")
+    run("cmake", "-S", ROOT / "examples" / "device", "-B", program, prefixes)
+    run("cmake", "--build", program)
+    return program / "classify"
 
 
 def held_out_pixels() -> tuple[Tensor, float, float, Tensor]:
