@@ -30,7 +30,14 @@ from arguments import (
     output_file,
     run_benchmark,
 )
-from l1sparse import GroupShape, SparseConv2d, accelerate, export_executorch, layer_choices
+from l1sparse import (
+    GroupShape,
+    SparseConv2d,
+    accelerate,
+    build_info,
+    export_executorch,
+    layer_choices,
+)
 from l1sparse.convert.executorch import lower, with_checksum
 from l1sparse.convert.measure import summary
 from l1sparse.group_mask import expand_group_mask
@@ -127,7 +134,7 @@ def run(parser: OneLineParser, options: argparse.Namespace) -> None:
                 for sparsity in options.sparsity:
                     setting = (name, group, sparsity)
                     rows.append(_measure(classify, Path(folder), setting, options))
-    machine = describe({torch.ops.l1sparse._last_conv2d_isa()}, 1, core)
+    machine = describe({build_info()["usable"][0]}, 1, core)  # the C++ library picks the same
     if options.json:
         settings = {
             "rounds": options.rounds,
@@ -195,7 +202,11 @@ def _lite0() -> nn.Module:
     sys.path.append(str(ROOT / "experiments"))
     from lite0 import load_lite0
 
-    return load_lite0().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload,no-any-return]
+    try:
+        network = load_lite0()
+    except ImportError as error:
+        raise RuntimeError(str(error)) from None
+    return network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload,no-any-return]
 
 
 def _prunable(network: nn.Module, group: GroupShape) -> dict[str, nn.Conv2d]:
