@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import zlib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -154,8 +155,11 @@ def test_a_damaged_weight_is_an_error_and_no_crash(classify: Path, tmp_path: Pat
     at = content.index(b"L1SPARSE")
     assert at % 64 == 0
     content[at + 80] ^= 0x40
-    program.write_bytes(content)
     image = write_images(tmp_path, torch.zeros(1, 3, 4, 4))[0]
-    done = subprocess.run([str(classify), str(program), str(image)], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "packed:" in done.stderr
+    forged = bytes(content[:-4]) + zlib.crc32(content[:-12]).to_bytes(4, "little")
+    for damaged, text in ((content, "program: has the checksum"), (forged, "packed:")):
+        program.write_bytes(damaged)
+        command = [str(classify), str(program), str(image)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 1
+        assert text in done.stderr
