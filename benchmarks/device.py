@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from arguments import (
     OneLineParser,
-    count,
     fractions,
     groups,
     input_file,
@@ -38,6 +37,7 @@ from l1sparse import (
     export_executorch,
     layer_choices,
 )
+from l1sparse.cli.arguments import count
 from l1sparse.convert.executorch import lower, with_checksum
 from l1sparse.convert.measure import summary
 from l1sparse.group_mask import expand_group_mask
