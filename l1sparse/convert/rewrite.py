@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 from torch.fx.graph_module import _USER_PRESERVED_ATTRIBUTES_KEY
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 
 from l1sparse.convert.fuse import fuse_epilogues
 from l1sparse.format import GroupShape
@@ -25,10 +25,21 @@ from l1sparse.nn import DenseConv2d, SparseConv2d
 def inference_copy(model: nn.Module) -> nn.Module:
     """A copy in evaluation mode with plain convolutions.
 
-    Parametrizations (companion masks) become part of the weights, `SparseConv2d` becomes dense.
+    Parametrizations (companion masks) and the masks of `torch.nn.utils.prune` become part of the
+    weights, `SparseConv2d` becomes dense.
     """
-    result = copy.deepcopy(model).eval()
+    # A weight that torch's pruning computes is no leaf, which torch does not copy.
+    computed = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    result = copy.deepcopy(model, computed).eval()
     for name, module in list(result.named_modules()):
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, prune.BasePruningMethod):
+                prune.remove(module, hook._tensor_name)
         if isinstance(module, SparseConv2d) and module.activation == "none" and name:
             result.set_submodule(name, module.to_dense())
         if parametrize.is_parametrized(module):

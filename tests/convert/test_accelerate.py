@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 
 import l1sparse
 from l1sparse import SparseConv2d
@@ -236,3 +236,17 @@ def test_with_real_timing_the_choice_agrees_with_the_recorded_times() -> None:
     assert choice.dense_ms is not None
     assert choice.sparse_ms is not None
     assert (choice.choice == "sparse") == (choice.sparse_ms < choice.dense_ms)
+
+
+@pytest.mark.parametrize("method", ["l1_unstructured", "random_structured"])
+def test_masks_of_torchs_own_pruning_become_zeros(measured: dict[str, float], method: str) -> None:
+    net, x = Net().eval(), torch.randn(1, 3, 8, 8)
+    arguments = {"dim": 1} if method == "random_structured" else {}
+    getattr(prune, method)(net.body, "weight", 0.25, **arguments)
+    prune.random_unstructured(net.stem, "bias", 0.5)
+    expected = net(x).detach()
+    fast = l1sparse.accelerate(net, x)
+    torch.testing.assert_close(fast(x), expected)
+    assert isinstance(fast.get_submodule("body"), SparseConv2d)
+    assert prune.is_pruned(net), "the original keeps its hooks"
+    torch.testing.assert_close(net(x), expected, rtol=0, atol=0)
