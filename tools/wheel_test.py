@@ -30,18 +30,19 @@ SETS = {
         "tests/convert/test_stored_files.py",
         "tests/nn/test_sparse_conv2d.py",
     ),
+    # In the order of the whole suite.
     "full": (
+        "tests/convert",
+        "tests/nn",
+        "tests/pruning",
+        "tests/runtime/test_runtime.py",
         "tests/test_build.py",
+        "tests/test_conv_grad.py",
         "tests/test_ops_conv2d.py",
         "tests/test_ops_conv2d_errors.py",
         "tests/test_ops_group_l1.py",
         "tests/test_ops_pack.py",
         "tests/test_ops_torch.py",
-        "tests/test_conv_grad.py",
-        "tests/runtime/test_runtime.py",
-        "tests/nn",
-        "tests/convert",
-        "tests/pruning",
     ),
 }
 SMOKE = """
