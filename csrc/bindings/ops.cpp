@@ -8,6 +8,8 @@
 #include <torch/csrc/stable/tensor.h>
 #pragma GCC diagnostic pop
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -100,9 +102,16 @@ std::array<int64_t, 2> pair(const char* name, const std::vector<int64_t>& values
   return {values[0], values[1]};
 }
 
+// Whether this process was forked since the operators were loaded. OpenMP's threads stay behind in
+// the parent, and GNU's OpenMP waits for them for ever, in torch's own operators as well.
+std::atomic<bool> forked{false};
+[[maybe_unused]] const int watches_forks =
+    pthread_atfork(nullptr, nullptr, [] { forked.store(true, std::memory_order_relaxed); });
+
 l1sparse::Parallel torch_threads() {
   l1sparse::Parallel parallel;
-  parallel.threads = torch::stable::get_num_threads();
+  const bool alone = forked.load(std::memory_order_relaxed);
+  parallel.threads = alone ? 1 : torch::stable::get_num_threads();
   parallel.run = [](void*, int64_t count, l1sparse::ParallelBody body, void* context) {
     torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) body(context, i);

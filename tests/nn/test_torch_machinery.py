@@ -210,7 +210,7 @@ def _answer(layer: SparseConv2d, connection: Any) -> None:
 def test_a_fork_after_threads_ran_does_not_hang() -> None:
     layer = pruned().eval()
     with torch.no_grad():
-        torch.set_num_threads(1)
+        torch.set_num_threads(2)
         expected = layer(INPUT).sum().item()
         fork = multiprocessing.get_context("fork")
         ours, theirs = fork.Pipe()
