@@ -79,7 +79,6 @@ bench: $(READY)
 	$(BIN)/python benchmarks/latency.py $(BENCH)
 
 models: $(READY)
-	$(BIN)/pip install --quiet --no-build-isolation --editable '.[runtimes]'
 	$(BIN)/python benchmarks/model.py $(MODELS)
 
 # Takes hours; stop it at will, it goes on where it was. What is in experiments/results is not run
@@ -217,7 +216,7 @@ $(VENV)/release-tools: $(VENV)/torch
 
 # Without build isolation: the extension is built against the torch that is there, not a second one.
 $(READY): $(VENV)/torch $(NATIVE)
-	$(BIN)/pip install --quiet --no-build-isolation --editable '.[benchmark,demo,docs,lint,test,train]'
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[benchmark,demo,docs,lint,runtimes,test,train]'
 	touch $@
 
 $(DEVICE_READY): $(NATIVE)
