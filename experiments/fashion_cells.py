@@ -50,7 +50,8 @@ class Cell:
         sparsity: share of all conv weights to prune.
         strategy: one of `PrunePlan`'s, ``"method"`` by one threshold over all layers and with a
             round of retraining a step at least; ``"method as proposed"``: with the sparsity of each
-            layer proposed from the sensitivities, and no round where none is needed; ``"alpha"``:
+            layer proposed from the sensitivities, and no round where none is needed; ``"method in
+            small steps"``: as the method, but pruning takes most of the rounds; ``"alpha"``:
             the loop with the claims' threshold instead; ``"above"``: likewise, with claim 2 read
             literally.
     """
@@ -72,7 +73,12 @@ CORE = (
 WIDE = (
     *(Cell("1x8", 0.5, strategy) for strategy in STRATEGIES),
     *(Cell(group, s, "method") for group in ("1x1", "1x16", "4x4") for s in (0.75, 0.9)),
-    *(Cell("1x8", s, other) for other in ("method as proposed", "alpha") for s in (0.75, 0.9)),
+    *(
+        Cell("1x8", s, f"method {how}")
+        for how in ("as proposed", "in small steps")
+        for s in (0.75, 0.9)
+    ),
+    *(Cell("1x8", s, "alpha") for s in (0.75, 0.9)),
 )
 
 
@@ -145,8 +151,10 @@ def plan_of(
         "rounds": 2,
         **common,
     }
-    if cell.strategy == "method":
-        loop |= {"threshold": "global", "min_rounds": 1, "step": STEP_WITH_ROUNDS}
+    if cell.strategy in ("method", "method in small steps"):
+        loop |= {"threshold": "global", "min_rounds": 1}
+        if cell.strategy == "method":
+            loop["step"] = STEP_WITH_ROUNDS
         return PrunePlan(layer=most, **loop)
     if cell.strategy == "method as proposed":
         return PrunePlan(**(loop | _as_proposed(cell, layers, model)))
