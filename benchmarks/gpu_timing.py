@@ -68,6 +68,8 @@ class Replay:
     run: Call
     repeats: int
     """Calls of the candidate that `run` makes."""
+    call: Call | None = None
+    """The candidate itself: a graph reads its tensors where they were, and does not keep them."""
 
 
 def prepare(gpu: Gpu, call: Call, turn_ms: float, *, flushed: bool, graphs: bool = True) -> Replay:
@@ -91,7 +93,7 @@ def prepare(gpu: Gpu, call: Call, turn_ms: float, *, flushed: bool, graphs: bool
         once = _elapsed(gpu, call)
         repeats = min(MOST_REPEATS, max(1, round(turn_ms / max(once, 1e-6))))
     if graphs:
-        return Replay(gpu.graph(call, repeats), repeats)
+        return Replay(gpu.graph(call, repeats), repeats, call)
 
     def one_by_one() -> None:
         for _ in range(repeats):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -51,11 +52,14 @@ class FakeGpu:
 
     def graph(self, call: Callable[[], object], repeats: int) -> Callable[[], object]:
         self.graphs.append(repeats)
+        known = weakref.ref(call)  # as a graph of CUDA's, which keeps none of its tensors
 
         def replay() -> None:
             self.log.append("replay")
+            called = known()
+            assert called is not None, "what was captured is gone, and so are its tensors"
             for _ in range(repeats):
-                call()
+                called()
                 self.now += self.milliseconds
 
         return replay

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -46,6 +47,15 @@ def test_what_only_the_first_calls_cost_does_not_count() -> None:
     gpu = FakeGpu(0.0)
     replay = prepare(gpu, taking(gpu, *[500.0] * WARM_UP, 0.5), 2.0, flushed=False)
     assert replay.repeats == 4
+
+
+def test_a_graph_keeps_its_candidate() -> None:
+    """It reads the candidate's tensors by address: freed, something else would be read there."""
+    gpu = FakeGpu(1.0)
+    replays = [prepare(gpu, taking(gpu, 0.1), 2.0, flushed=flushed) for flushed in (False, True)]
+    gc.collect()
+    for replay in replays:
+        replay.run()
 
 
 @pytest.mark.parametrize(("milliseconds", "repeats"), [(0.0, MOST_REPEATS), (50.0, 1)])
