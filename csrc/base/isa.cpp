@@ -6,6 +6,9 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__arm__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 namespace l1sparse {
@@ -61,6 +64,9 @@ bool isa_usable(Isa isa) {
 #if defined(__aarch64__) && !defined(L1SPARSE_WITHOUT_NEON)
     case Isa::neon:
       return true;  // part of the 64-bit Arm base instruction set
+#elif defined(__arm__) && !defined(L1SPARSE_WITHOUT_NEON)
+    case Isa::neon:  // with fused multiply-add and conversion of float16, as VFPv4 has them
+      return (getauxval(AT_HWCAP) & (HWCAP_NEON | HWCAP_VFPv4)) == (HWCAP_NEON | HWCAP_VFPv4);
 #endif
 #if !defined(L1SPARSE_WITHOUT_SCALAR)
     case Isa::scalar:

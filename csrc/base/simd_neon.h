@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Four float lanes of 64-bit Arm. The meaning of each function is written in simd_scalar.h.
+// Four float lanes of Arm: 64-bit, or 32-bit with NEON and VFPv4. The meaning of each function is
+// written in simd_scalar.h.
 #pragma once
 
 #include <arm_neon.h>
@@ -32,7 +33,7 @@ struct F32x4 {
     for (int i = 0; i < n; ++i) lane[i] = to_float(from[i]);
     return vld1q_f32(lane);
   }
-  static Reg even(Reg a, Reg b) { return vuzp1q_f32(a, b); }
+  static Reg even(Reg a, Reg b) { return vuzpq_f32(a, b).val[0]; }
   using Lanes = std::uint32_t;
   static Lanes lanes_of_bits(std::uint32_t bits) { return bits; }
   template <class T>
@@ -61,13 +62,28 @@ struct F32x4 {
   }
   static Reg add(Reg a, Reg b) { return vaddq_f32(a, b); }
   static Reg mul(Reg a, Reg b) { return vmulq_f32(a, b); }
-  static Reg div(Reg a, Reg b) { return vdivq_f32(a, b); }
+  static Reg div(Reg a, Reg b) {
+#if defined(__aarch64__)
+    return vdivq_f32(a, b);
+#else
+    for (int i = 0; i < 4; ++i) a[i] /= b[i];
+    return a;
+#endif
+  }
   static Reg max(Reg bound, Reg x) { return vmaxq_f32(bound, x); }
   static Reg min(Reg bound, Reg x) { return vminq_f32(bound, x); }
   static Reg abs(Reg a) { return vabsq_f32(a); }
   static Reg fma(Reg a, Reg b, Reg c) { return vfmaq_f32(c, a, b); }
   static Reg sum_lanes(const Reg* r) {
-    return vpaddq_f32(vpaddq_f32(r[0], r[1]), vpaddq_f32(r[2], r[3]));
+    return pair_sums(pair_sums(r[0], r[1]), pair_sums(r[2], r[3]));
+  }
+  static Reg pair_sums(Reg a, Reg b) {
+#if defined(__aarch64__)
+    return vpaddq_f32(a, b);
+#else
+    return vcombine_f32(vpadd_f32(vget_low_f32(a), vget_high_f32(a)),
+                        vpadd_f32(vget_low_f32(b), vget_high_f32(b)));
+#endif
   }
   static void transpose(Reg (&r)[4]) {
     const float32x4x2_t a = vtrnq_f32(r[0], r[1]), b = vtrnq_f32(r[2], r[3]);

@@ -25,6 +25,9 @@ constexpr l1sparse_status kOk{};
 l1sparse_status null_argument(Argument argument);
 l1sparse_status out_of_range(Argument argument, std::int64_t got, std::int64_t bound);
 
+// Whether so many bytes, or kTooLarge, can be one piece of this processor's memory.
+inline bool fits_memory(std::int64_t bytes) { return bytes < PTRDIFF_MAX; }
+
 // The view of an opened weight, or null where it is none.
 const PackedView* view_of(const l1sparse_weight* weight);
 l1sparse_status weight_not_open();

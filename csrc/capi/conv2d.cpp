@@ -126,7 +126,7 @@ l1sparse_status problem_of(const l1sparse_weight* weight, const l1sparse_conv2d_
   if (Status status = check_conv2d(*problem); !status.ok()) return status_of(status);
   const std::int64_t input_bytes = tensor_bytes(options->batch, options->in_channels, options->in_h,
                                                 options->in_w, problem->dtype);
-  if (input_bytes == kTooLarge) return status_of({Code::too_large, kTooLarge, 0});
+  if (!fits_memory(input_bytes)) return status_of({Code::too_large, kTooLarge, 0});
   problem->input_strides = strides_of(*options);
   problem->channels_last = options->format == L1SPARSE_NHWC;
   problem->out_h = conv_output_size(options->in_h, options->pad_top + options->pad_bottom,
@@ -135,7 +135,7 @@ l1sparse_status problem_of(const l1sparse_weight* weight, const l1sparse_conv2d_
                                     view->shape.kernel_w, options->stride_w, options->dilation_w);
   *output_bytes = tensor_bytes(options->batch, view->shape.out_channels, problem->out_h,
                                problem->out_w, problem->dtype);
-  if (*output_bytes == kTooLarge) return status_of({Code::too_large, kTooLarge, 0});
+  if (!fits_memory(*output_bytes)) return status_of({Code::too_large, kTooLarge, 0});
   return kOk;
 }
 
@@ -173,6 +173,9 @@ l1sparse_status l1sparse_conv2d_query(const l1sparse_weight* weight,
       !status.ok()) {
     return capi::status_of(status);
   }
+  if (!capi::fits_memory(workspace_bytes)) {
+    return capi::status_of({Code::too_large, kTooLarge, 0});
+  }
   *sizes = {problem.out_h, problem.out_w, static_cast<size_t>(output_bytes),
             static_cast<size_t>(workspace_bytes)};
   return capi::kOk;
@@ -205,7 +208,7 @@ l1sparse_status l1sparse_conv2d(const l1sparse_weight* weight,
       status.code != L1SPARSE_OK) {
     return status;
   }
-  if (workspace_bytes < static_cast<size_t>(needed)) {
+  if (static_cast<std::uint64_t>(workspace_bytes) < static_cast<std::uint64_t>(needed)) {
     return {L1SPARSE_WORKSPACE_TOO_SMALL, static_cast<std::int32_t>(Argument::workspace),
             static_cast<std::int64_t>(workspace_bytes), needed};
   }

@@ -3,7 +3,9 @@
 #include <cstring>
 #include <new>
 #include <type_traits>
+#include <utility>
 
+#include "base/checked.h"
 #include "base/isa.h"
 #include "capi/arguments.h"
 #include "kernels/conv2d/choose.h"
@@ -46,7 +48,9 @@ l1sparse_status open_weight(const void* packed, size_t bytes, bool verify,
   if (weight == nullptr) return null_argument(Argument::weight);
   *weight = {};
   if (packed == nullptr) return null_argument(Argument::packed);
-  if (bytes > INT64_MAX) return out_of_range(Argument::bytes, INT64_MAX, INT64_MAX - 1);
+  if (!std::in_range<std::int64_t>(bytes)) {
+    return out_of_range(Argument::bytes, INT64_MAX, INT64_MAX - 1);
+  }
   PackedView view;
   const auto size = static_cast<std::int64_t>(bytes);
   if (Status status = open_packed(packed, size, &view); !status.ok()) return status_of(status);
@@ -124,6 +128,9 @@ l1sparse_status l1sparse_pack_bytes(const l1sparse_shape* shape, const uint8_t* 
   if (Status status = packed_bytes(weight, mask, chosen, &size); !status.ok()) {
     return capi::status_of(status);
   }
+  if (!capi::fits_memory(size)) {
+    return capi::status_of(Status{Code::too_large, kTooLarge, 0});
+  }
   *bytes = static_cast<size_t>(size);
   return capi::kOk;
 }
@@ -142,7 +149,9 @@ l1sparse_status l1sparse_pack(const l1sparse_shape* shape, const float* dense, c
       status.code != 0) {
     return status;
   }
-  if (bytes > INT64_MAX) return capi::out_of_range(Argument::bytes, INT64_MAX, INT64_MAX - 1);
+  if (!std::in_range<std::int64_t>(bytes)) {
+    return capi::out_of_range(Argument::bytes, INT64_MAX, INT64_MAX - 1);
+  }
   const WeightShape weight = capi::core_shape(*shape);
   Strategy chosen = Strategy::pixels;
   capi::strategy_of(strategy, weight, &chosen);

@@ -247,6 +247,10 @@ class Expected {
   bool accepts(DType dtype, double got) const {
     if (std::isnan(value)) return std::isnan(got);
     if (std::isinf(value)) return got == value;
+#if defined(__arm__)
+    // Its vectors take what is below the smallest normal number for zero.
+    if (std::fabs(value) < 0x1p-126 && got == 0.0) return true;
+#endif
     return nearest(dtype, value - error) <= got && got <= nearest(dtype, value + error);
   }
 

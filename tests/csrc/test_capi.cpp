@@ -326,6 +326,21 @@ void test_wild_options(Random& random) {
   CHECK(accepted > 100 && accepted < kWildOptions / 2);
 }
 
+// 1 GiB to 16 GiB of input, output or both: what a 32-bit processor can't address is refused.
+void test_sizes_beyond_memory(Random& random) {
+  const Weight weight = make_weight(random, {4, 4, 1, 1, 1, 4}, L1SPARSE_AUTO);
+  for (const std::int64_t side : {8192, 16384, 32768}) {
+    l1sparse_conv2d_options options;
+    l1sparse_conv2d_init(&options, 1, 4, side, side);
+    l1sparse_conv2d_sizes sizes{};
+    const l1sparse_status status = l1sparse_conv2d_query(&weight.opened, &options, 1, &sizes);
+    const std::int64_t bytes = 16 * side * side;
+    const bool fits = bytes < PTRDIFF_MAX;
+    CHECK_EQ(status.code, static_cast<std::int32_t>(fits ? L1SPARSE_OK : L1SPARSE_TOO_LARGE));
+    CHECK_EQ(static_cast<std::int64_t>(sizes.output_bytes), fits ? bytes : 0);
+  }
+}
+
 // Whatever the status and however little room there is, a text ends inside it.
 void test_texts(Random& random) {
   for (std::int32_t code = -2; code < 200; ++code) {
@@ -378,6 +393,7 @@ int main() {
   CHECK_OK(l1sparse_select_isa(""));
   test_null_arguments(random);
   test_wild_options(random);
+  test_sizes_beyond_memory(random);
   test_texts(random);
   test_programs();
   return check::finish();

@@ -6,6 +6,7 @@
 
 namespace l1sparse {
 namespace {
+#if defined(__aarch64__)
 constexpr TileKernel kTiles[] = {
     L1SPARSE_TILE(F32x4, F32x4, 4, 7),
     L1SPARSE_TILE(F32x4, F32x4, 2, 14),
@@ -18,6 +19,16 @@ constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x4, 3, 8, 150),
 constexpr PixelTile kNarrowTiles[] = {
     L1SPARSE_PIXEL_TILE(F32x4, 4, 4, 200), L1SPARSE_PIXEL_TILE(F32x4, 3, 4, 153),
     L1SPARSE_PIXEL_TILE(F32x4, 2, 4, 108), L1SPARSE_PIXEL_TILE(F32x4, 1, 4, 62)};
+#else
+// Half as many registers, as AVX2 has them.
+constexpr TileKernel kTiles[] = {L1SPARSE_TILE(F32x4, F32x4, 2, 7),
+                                 L1SPARSE_TILE(F32x4, F32x4, 3, 4),
+                                 L1SPARSE_TILE(F32x4, F32x4, 1, 14)};
+constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x4, 3, 4, 150),
+                                     L1SPARSE_PIXEL_TILE(F32x4, 2, 4, 125),
+                                     L1SPARSE_PIXEL_TILE(F32x4, 1, 8, 80)};
+constexpr const PixelTile (&kNarrowTiles)[3] = kPixelTiles;
+#endif
 }  // namespace
 
 const Conv2dKernels conv2d_neon =
