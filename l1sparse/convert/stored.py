@@ -25,6 +25,9 @@ VERSION_OF = {torch.float32: 1, torch.float16: 2}
 """The format version by the type in which packed values are stored: files that an earlier release
 can read say so."""
 
+_KEYS = {
+    "version", "versions", "folded", "memory_format", "layers", "dense", "prepacked", "checksums",
+}  # fmt: skip
 _LARGEST_GROUP = 2**31 - 1  # what the packed format can say
 
 
@@ -127,6 +130,9 @@ def _parse(description: Any) -> Description:
             f"format version {version!r}, expected one of {known}; a later one needs a later "
             "l1sparse"
         )
+    unknown = sorted(set(description) - _KEYS)
+    if unknown:  # a damaged name of one that may be missing
+        raise ValueError(f"the keys {unknown} are unknown, expected some of {sorted(_KEYS)}")
     layers = {name: _group(layer["group"]) for name, layer in description["layers"].items()}
     activations = {}
     for name, layer in description["layers"].items():

@@ -215,6 +215,10 @@ def described(version: Any = 1, folded: Any = False, **layer: Any) -> str:
         ('{"version": 1, "folded": false, "layers": ["body"]}', "can't be read"),
         (described(version=3), "format version 3, expected one of [1, 2]; a later one needs a"),
         (described(group=[1, 2**31], activation="none"), "at most 2147483647"),
+        (
+            '{"version": 1, "folded": false, "layers": {}, "checks0ms": {}}',
+            "['checks0ms'] are unknown",
+        ),
         ("[" * 100_000, "RecursionError"),
         (described(group=[1, 8]), "activation"),
         (described(activation="none"), "group"),
