@@ -13,9 +13,15 @@ constexpr TileKernel kTiles[] = {L1SPARSE_TILES(F32x4), L1SPARSE_TILES(F32x8)};
 constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x8, 3, 4, 300),
                                      L1SPARSE_PIXEL_TILE(F32x8, 2, 4, 250),
                                      L1SPARSE_PIXEL_TILE(F32x8, 1, 8, 160)};
+// Twelve sums, three weights and one activation. In narrow tiles sums would have to wait for one
+// another: those keep activations.
+constexpr PixelTile kOneFilterTiles[] = {
+    L1SPARSE_FILTERS_TILE(F32x8, 4, 3, 400), L1SPARSE_PIXEL_TILE(F32x8, 3, 4, 310),
+    L1SPARSE_PIXEL_TILE(F32x8, 2, 4, 250), L1SPARSE_PIXEL_TILE(F32x8, 1, 8, 160)};
 }  // namespace
 
 const Conv2dKernels conv2d_avx2 =
-    L1SPARSE_CONV2D_KERNELS(F32x8, F32x8, kTiles, L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr),
+    L1SPARSE_CONV2D_KERNELS(F32x8, F32x8, kTiles, L1SPARSE_PIXEL_TILES(kOneFilterTiles, nullptr),
+                            L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr),
                             L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr), true, false, false);
 }  // namespace l1sparse

@@ -167,8 +167,9 @@ struct PixelTiles {
 struct Conv2dKernels {
   const TileKernel* tiles;
   int tile_count;
-  PixelTiles pixel_tiles;   // for groups of more than four channels
-  PixelTiles narrow_tiles;  // for the others
+  PixelTiles one_filter_tiles;  // for groups of one filter and more than four channels
+  PixelTiles pixel_tiles;       // for groups of more filters and more than four channels
+  PixelTiles narrow_tiles;      // for the others
   // Whether `inside` costs next to nothing, so that edges of the input need no copy.
   bool masks_are_cheap[kDTypeCount];
   void (*gather_planes[kDTypeCount])(const PlanesJob& job);

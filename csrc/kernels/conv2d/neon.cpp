@@ -33,5 +33,6 @@ constexpr const PixelTile (&kNarrowTiles)[3] = kPixelTiles;
 
 const Conv2dKernels conv2d_neon =
     L1SPARSE_CONV2D_KERNELS(F32x4, F32x4, kTiles, L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr),
+                            L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr),
                             L1SPARSE_PIXEL_TILES(kNarrowTiles, nullptr), false, false, false);
 }  // namespace l1sparse

@@ -177,7 +177,9 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pl
   const WeightShape& shape = problem.weight.shape;
   const GroupGrid& grid = problem.weight.grid;
   const Conv2dKernels& kernels = kernels_for(isa);
-  const PixelTiles& tiles = grid.channels > 4 ? kernels.pixel_tiles : kernels.narrow_tiles;
+  const PixelTiles& tiles = grid.channels <= 4  ? kernels.narrow_tiles
+                            : grid.filters == 1 ? kernels.one_filter_tiles
+                                                : kernels.pixel_tiles;
   plan_tiles(tiles, plan);
   plan->source = choose_source(problem, kernels);
   plan->shares_filters = shares_filters(problem, *plan, threads);

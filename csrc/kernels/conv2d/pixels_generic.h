@@ -324,9 +324,141 @@ inline const std::uint32_t* first_not_below(const std::uint32_t* entry, const st
   return end;
 }
 
-// E holds the channels of a lone output, if there is one.
-template <class V, class E, int kVectors, bool kLone, int kMaxChannels, class T>
+// ---- accumulate, with the sums of several filters in registers --------------------------------
+//
+// For instruction sets with so few registers that a group's activations do not fit: the sums of
+// kFilters filters are what stays, and every activation that is loaded serves all of them. Groups
+// have one filter.
+
+// Some channels of a column, and the weights and sums of the filters that are left to do.
+struct SharedChannels {
+  const float* activation;
+  std::int64_t channel_pitch, channels;
+  const float* weight;
+  std::int64_t weight_pitch;  // from one filter's weights to the next's
+  const std::uint32_t* entry;
+  float* sums_of_zero;
+  std::int64_t sums_pitch;
+};
+
+// acc[f] += weight[f * weight_pitch + c] * activation[c], for kChannels channels.
+template <class V, int kVectors, int kFilters, int kChannels>
+L1SPARSE_INLINE void add_shared(const float* activation, std::int64_t channel_pitch,
+                                const float* weight, std::int64_t weight_pitch,
+                                typename V::Reg (&acc)[kFilters][kVectors]) {
+#pragma GCC unroll 8
+  for (int c = 0; c < kChannels; ++c, activation += channel_pitch) {
+    typename V::Reg w[kFilters];
+#pragma GCC unroll 8
+    for (int f = 0; f < kFilters; ++f) w[f] = V::broadcast(weight[f * weight_pitch + c]);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      const typename V::Reg x = V::load(activation + v * V::kLanes);
+#pragma GCC unroll 8
+      for (int f = 0; f < kFilters; ++f) acc[f][v] = V::fma(x, w[f], acc[f][v]);
+    }
+  }
+}
+
+// Adds the channels' products to the sums of the next kFilters filters. With kEight channels and
+// weight_pitch are 8: then nothing is left to compute but addresses.
+template <class V, int kVectors, int kFilters, bool kEight>
+L1SPARSE_INLINE void add_to_next_filters(SharedChannels& shared) {
+  const std::int64_t weight_pitch = kEight ? 8 : shared.weight_pitch;
+  float* sums[kFilters];
+  typename V::Reg acc[kFilters][kVectors];
+#pragma GCC unroll 8
+  for (int f = 0; f < kFilters; ++f) {
+    sums[f] = shared.sums_of_zero + *shared.entry++ * shared.sums_pitch;
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) acc[f][v] = V::load(sums[f] + v * V::kLanes);
+  }
+  const float* activation = shared.activation;
+  const float* weight = shared.weight;
+  std::int64_t left = kEight ? 8 : shared.channels;
+  for (; left >= 8; left -= 8, activation += 8 * shared.channel_pitch, weight += 8) {
+    add_shared<V, kVectors, kFilters, 8>(activation, shared.channel_pitch, weight, weight_pitch,
+                                         acc);
+  }
+  for (; left > 0; --left, activation += shared.channel_pitch, ++weight) {
+    add_shared<V, kVectors, kFilters, 1>(activation, shared.channel_pitch, weight, weight_pitch,
+                                         acc);
+  }
+#pragma GCC unroll 8
+  for (int f = 0; f < kFilters; ++f) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) V::store(sums[f] + v * V::kLanes, acc[f][v]);
+  }
+  shared.weight += kFilters * weight_pitch;
+}
+
+// A function of its own, so that it shares its registers with nothing.
+template <class V, int kVectors, int kFilters, bool kEight>
+__attribute__((noinline)) void add_to_all_filters(SharedChannels shared, std::int64_t filters) {
+  static_assert(kFilters <= 3, "the filters that are left over are done by two and by one");
+  for (; filters >= kFilters; filters -= kFilters) {
+    add_to_next_filters<V, kVectors, kFilters, kEight>(shared);
+  }
+  if (filters >= 2) add_to_next_filters<V, kVectors, 2, kEight>(shared);
+  if (filters % 2 == 1) add_to_next_filters<V, kVectors, 1, kEight>(shared);
+}
+
+// sums[filter] += weights * activations, for one column and every filter that kept it.
+template <class V, int kVectors, int kFilters, class T>
+L1SPARSE_INLINE void add_column_to_filters(const ColumnsJob& job, ColumnWork<T> work,
+                                           std::int64_t channels) {
+  constexpr int kOutputs = kVectors * V::kLanes;
+  constexpr std::uint64_t kAll = ~std::uint64_t{0} >> (64 - kOutputs);
+  SharedChannels shared{nullptr,
+                        job.channel_pitch,
+                        channels,
+                        work.weight,
+                        job.group_channels,
+                        work.entry,
+                        job.sums - job.first_filter_group * job.sums_pitch,
+                        job.sums_pitch};
+  const std::int64_t filters = work.end - work.entry;
+  const auto add = [&] {
+    if (shared.channels == 8 && shared.weight_pitch == 8) {
+      add_to_all_filters<V, kVectors, kFilters, true>(shared, filters);
+    } else {
+      add_to_all_filters<V, kVectors, kFilters, false>(shared, filters);
+    }
+  };
+  if constexpr (std::is_same_v<T, float>) {
+    if ((work.inside & kAll) == kAll) {
+      shared.activation = work.activation;
+      add();
+      return;
+    }
+  }
+  // What has to be masked or widened is so once for all filters.
+  constexpr std::int64_t kCopied = 16;
+  alignas(64) float copy[kCopied * kOutputs];
+  shared.activation = copy;
+  shared.channel_pitch = kOutputs;
+  for (; channels != 0; channels -= shared.channels) {
+    shared.channels = channels < kCopied ? channels : kCopied;
+    for (int v = 0; v < kVectors; ++v) {
+      const auto lanes = V::lanes_of_bits(static_cast<std::uint32_t>(work.inside >> v * V::kLanes));
+      for (std::int64_t c = 0; c < shared.channels; ++c) {
+        V::store(copy + c * kOutputs + v * V::kLanes,
+                 V::load_lanes(work.activation + c * job.channel_pitch + v * V::kLanes, lanes));
+      }
+    }
+    add();
+    work.activation += shared.channels * job.channel_pitch;
+    shared.weight += shared.channels;
+  }
+}
+
+// ---- all columns of a tile ------------------------------------------------------------------
+
+// E holds the channels of a lone output, if there is one. kFilters is 0 where activations stay in
+// registers, of kMaxChannels channels; else the sums of so many filters do.
+template <class V, class E, int kVectors, bool kLone, int kMaxChannels, int kFilters, class T>
 void accumulate_columns(ColumnsJob& shared) {
+  static_assert(!kLone || kFilters == 0);
   static_assert(!kLone || (E::kLanes == kLoneLanes && kMaxChannels <= E::kLanes));
   // A copy that no store can change, so that its members stay in registers.
   const ColumnsJob job = shared;
@@ -364,11 +496,16 @@ void accumulate_columns(ColumnsJob& shared) {
     work.activation = static_cast<const T*>(job.tile) + job.column_offset[column];
     std::int64_t channels =
         column >= job.columns - job.taps ? job.last_channels : job.group_channels;
-    for (; channels >= kMaxChannels; channels -= kMaxChannels) {
-      add_channels<V, E, kVectors, kLone, kMaxChannels, T>(job, work);
+    if constexpr (kFilters != 0) {
+      add_column_to_filters<V, kVectors, kFilters, T>(job, work, channels);
+    } else {
+      for (; channels >= kMaxChannels; channels -= kMaxChannels) {
+        add_channels<V, E, kVectors, kLone, kMaxChannels, T>(job, work);
+      }
+      if (channels != 0) {
+        add_last_channels<V, E, kVectors, kLone, kMaxChannels, T>(job, work, channels);
+      }
     }
-    if (channels != 0)
-      add_last_channels<V, E, kVectors, kLone, kMaxChannels, T>(job, work, channels);
   }
   if constexpr (kLone) {
     for (std::int64_t first = begin; first < end; first += E::kBatch) {
@@ -391,28 +528,32 @@ void accumulate_columns(ColumnsJob& shared) {
 }  // namespace l1sparse
 
 // Entries of an instruction set's tables: kVectors of V make the tile, and registers hold the
-// activations of kMaxChannels channels. The second has a lone output besides.
+// activations of kMaxChannels channels; the second has a lone output besides. In the third,
+// registers hold the sums of kFilters filters.
 #define L1SPARSE_PIXEL_TILE(V, kVectors, kMaxChannels, cost) \
-  L1SPARSE_TILE_OF(V, V, kVectors, false, kMaxChannels, cost)
+  L1SPARSE_TILE_OF(V, V, kVectors, false, kMaxChannels, 0, cost)
 #define L1SPARSE_LONE_TILE(V, E, kVectors, kMaxChannels, cost) \
-  L1SPARSE_TILE_OF(V, E, kVectors, true, kMaxChannels, cost)
-#define L1SPARSE_TILE_OF(V, E, kVectors, kLone, kMaxChannels, cost)           \
-  {                                                                           \
-    kVectors *V::kLanes + kLone, kLone, cost, {                               \
-      &accumulate_columns<V, E, kVectors, kLone, kMaxChannels, float>,        \
-          &accumulate_columns<V, E, kVectors, kLone, kMaxChannels, BFloat16>, \
-          &accumulate_columns<V, E, kVectors, kLone, kMaxChannels, Float16>   \
-    }                                                                         \
+  L1SPARSE_TILE_OF(V, E, kVectors, true, kMaxChannels, 0, cost)
+#define L1SPARSE_FILTERS_TILE(V, kVectors, kFilters, cost) \
+  L1SPARSE_TILE_OF(V, V, kVectors, false, 8, kFilters, cost)
+#define L1SPARSE_TILE_OF(V, E, kVectors, kLone, kMaxChannels, kFilters, cost)           \
+  {                                                                                     \
+    kVectors *V::kLanes + kLone, kLone, cost, {                                         \
+      &accumulate_columns<V, E, kVectors, kLone, kMaxChannels, kFilters, float>,        \
+          &accumulate_columns<V, E, kVectors, kLone, kMaxChannels, kFilters, BFloat16>, \
+          &accumulate_columns<V, E, kVectors, kLone, kMaxChannels, kFilters, Float16>   \
+    }                                                                                   \
   }
 
 #define L1SPARSE_PIXEL_TILES(array, with_lone) {array, sizeof(array) / sizeof(array[0]), with_lone}
 
 // An instruction set's table; Wide is its widest vector, V one that it can transpose; last come
 // masks_are_cheap, a value a type.
-#define L1SPARSE_CONV2D_KERNELS(Wide, V, tiles, pixel_tiles, narrow_tiles, ...)                \
-  {                                                                                            \
-    tiles, sizeof(tiles) / sizeof(tiles[0]), pixel_tiles, narrow_tiles, {__VA_ARGS__},         \
-        {&gather_planes<V, float>, &gather_planes<V, BFloat16>, &gather_planes<V, Float16>}, { \
-      &finish<Wide, V, float>, &finish<Wide, V, BFloat16>, &finish<Wide, V, Float16>           \
-    }                                                                                          \
+#define L1SPARSE_CONV2D_KERNELS(Wide, V, tiles, one_filter_tiles, pixel_tiles, narrow_tiles, ...) \
+  {                                                                                               \
+    tiles, sizeof(tiles) / sizeof(tiles[0]), one_filter_tiles, pixel_tiles, narrow_tiles,         \
+        {__VA_ARGS__},                                                                            \
+        {&gather_planes<V, float>, &gather_planes<V, BFloat16>, &gather_planes<V, Float16>}, {    \
+      &finish<Wide, V, float>, &finish<Wide, V, BFloat16>, &finish<Wide, V, Float16>              \
+    }                                                                                             \
   }

@@ -12,5 +12,6 @@ constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x4, 1, 4, 50)};
 
 const Conv2dKernels conv2d_scalar =
     L1SPARSE_CONV2D_KERNELS(F32x4, F32x4, kTiles, L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr),
+                            L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr),
                             L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr), false, false, false);
 }  // namespace l1sparse
