@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from aarch64_test import SYSTEM, WORK
+from aarch64_test import SYSTEM
+from aarch64_wheel import WORK
 
 ROOT = Path(__file__).resolve().parents[1]
 # Without SVE, so that dense convolutions are NEON's too.

@@ -38,6 +38,13 @@ def add(commands: Commands) -> None:
         help="sensitivity.json of `l1sparse sensitivity` (default: it is measured first)",
     )
     parser.add_argument(
+        "--no-train-sparse",
+        dest="train_sparse",
+        action="store_false",
+        help="retrain dense with masks; else layers are retrained on their kept groups alone where "
+        "that is measured to be faster, on the CPU in float32",
+    )
+    parser.add_argument(
         "--no-accelerate",
         dest="accelerate",
         action="store_false",
@@ -66,6 +73,7 @@ def _run(options: argparse.Namespace) -> int:
         "plan": plan.model_dump(),
         "plan_hash": plan_hash(plan),
         "sensitivity": [record.to_dict() for record in given or ()],
+        "train_sparse": options.train_sparse,
     }
     with session(options, recipe, identity, plan.run.total_rounds) as opened:
         model = opened.trainer.model
@@ -91,7 +99,9 @@ def _run(options: argparse.Namespace) -> int:
                 reasons = "; ".join(f"{name}: {reason}" for name, reason in unable.items())
                 raise ValueError(f"model: no layer of it can be pruned: {reasons}")
             policy = make_prune_plan(plan, model, records)
-            result = run.prune(policy, recalibrate=plan.run.recalibrate)
+            result = run.prune(
+                policy, recalibrate=plan.run.recalibrate, on_pattern=options.train_sparse
+            )
         except StoppedError as error:
             return stopped(error, opened.trainer.rank, opened.trainer.ranks)
         if opened.trainer.rank == 0:
@@ -102,7 +112,11 @@ def _run(options: argparse.Namespace) -> int:
                 example_image(opened.data)[None] if options.accelerate else None,
                 result,
                 records,
-                {"trainer": asdict(recipe), "plan_hash": plan_hash(plan)},
+                {
+                    "trainer": asdict(recipe),
+                    "plan_hash": plan_hash(plan),
+                    "trained_sparse_up_to": run.densest,
+                },
             )
             print_result(result, records)
             print_gain(record)

@@ -26,6 +26,10 @@ from l1sparse.gpu.model import (
 )
 from l1sparse.gpu.permute import STRIP, filter_order
 
+MOST_TILES_LEFT = 0.5
+"""Of the tiles, for filters in another order to be worth it: each output is then written by itself,
+which on an H200 took longer than the arithmetic that the order saved."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -116,11 +120,11 @@ def considered(
 def _orders(
     kept: Kept, channels: int, strips: int, permute: bool
 ) -> list[tuple[Tensor | None, Kept]]:
-    """The filters' own order, and a better one if there is: each with what is kept in it."""
+    """The filters' own order, and a much better one if there is: each with what is kept in it."""
     orders: list[tuple[Tensor | None, Kept]] = [(None, kept)]
     if permute and isinstance(kept, KeptByMask):
         order = filter_order(kept, channels, strips)
-        if not order.is_identity:
+        if order.tiles_after <= MOST_TILES_LEFT * order.tiles_before:
             orders.append((order.order, KeptByMask(kept.mask[order.order], kept.groups)))
     return orders
 

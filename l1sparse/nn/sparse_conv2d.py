@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch._subclasses.fake_tensor import FakeTensor
@@ -20,12 +19,12 @@ from l1sparse.nn.conv_arguments import conv_arguments
 from l1sparse.nn.epilogue import apply_epilogue, check_activation, is_fusable, output_shape
 from l1sparse.nn.packed_copy import PackedCopy
 from l1sparse.nn.packed_function import PackedConv2dFunction
+from l1sparse.nn.padding import pad_input
 from l1sparse.ops import (
     DTYPES,
     call_sparse_conv2d,
     pack,
     packed_info,
-    same_padding,
     unpack,
 )
 
@@ -346,7 +345,7 @@ class SparseConv2d(nn.Conv2d):
         return expand_group_mask(self.mask, self.weight_shape, self.group)
 
     def _packed_forward(self, input: Tensor, residual: Tensor | None) -> Tensor:
-        input, padding = self._pad(input)
+        input, padding = pad_input(self, input)
         geometry = (self.stride, padding, self.dilation, self.groups)
         packed = self.packed_weight()
         trains = self.weight is not None and torch.is_grad_enabled() and self.weight.requires_grad
@@ -376,7 +375,7 @@ class SparseConv2d(nn.Conv2d):
         return self.training or (torch.is_grad_enabled() and self.weight.requires_grad)
 
     def _values_forward(self, input: Tensor, residual: Tensor | None) -> Tensor:
-        input, padding = self._pad(input)
+        input, padding = pad_input(self, input)
         pattern, shape = self._current_pattern()
         fused, activation = residual, "none"
         if not is_fusable(residual, input, output_shape(self, input, padding)):
@@ -421,21 +420,6 @@ class SparseConv2d(nn.Conv2d):
             input, self.weight, self.bias, self._full_mask(), packed, geometry, activation
         )
         return output
-
-    def _pad(self, input: Tensor) -> tuple[Tensor, Sequence[int]]:
-        """Do what padding the operator can't; returns the padding that is left for it."""
-        if self.padding_mode != "zeros":
-            padded = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
-            return padded, [0, 0]
-        if self.padding == "valid":
-            return input, [0, 0]
-        if self.padding == "same":
-            before, after = same_padding(self.kernel_size, self.dilation)
-            if before != after:
-                extra = [b - a for b, a in zip(after, before, strict=True)]
-                input = F.pad(input, (0, extra[1], 0, extra[0]))
-            return input, before
-        return input, self.padding  # type: ignore[return-value]
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy has tensors of its own, which the cache knows nothing about.

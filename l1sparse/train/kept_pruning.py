@@ -22,6 +22,8 @@ from l1sparse.pruning import (
 )
 from l1sparse.pruning.snapshot import Snapshot
 from l1sparse.train.keeper import Keeper
+from l1sparse.train.on_pattern import training_on_pattern
+from l1sparse.train.pattern_times import measure_densest
 from l1sparse.train.progress import Countdown
 from l1sparse.train.trainer import Trainer
 
@@ -50,6 +52,7 @@ class KeptPruning:
         self._sensitivities = [LayerSensitivity.from_dict(d) for d in saved.get("sensitivity", ())]
         self._saved_run: dict[str, Any] | None = saved.get("run")
         self._round: dict[str, Any] | None = saved.get("round")
+        self._densest: dict[str, float] | None = saved.get("densest")
         self._between: dict[str, Any] = {}
         self._run: PruneRun | None = None
         self._countdown, self._rounds_told = Countdown(0), 0
@@ -98,12 +101,18 @@ class KeptPruning:
             on_layer=keep,
         )
 
-    def prune(self, plan: PrunePlan, recalibrate: bool = True) -> PruneResult:
+    def prune(
+        self, plan: PrunePlan, recalibrate: bool = True, on_pattern: bool = False
+    ) -> PruneResult:
         """Prune under `plan`, from the beginning or from where it was interrupted.
 
         Args:
             plan: the policy.
             recalibrate: whether batch-norm statistics are estimated anew after each pruning.
+            on_pattern: retrain pruned layers on their kept groups alone wherever that is faster by
+                measurement on this CPU, see `training_on_pattern`. Measured once, before pruning
+                starts; checkpoints hold the result. Not done on a GPU, in mixed precision or with
+                several processes.
 
         Raises:
             StoppedError: if the run was interrupted.
@@ -124,10 +133,17 @@ class KeptPruning:
             run.load_state_dict(self._saved_run["pruning"])
             self._trainer.load_state_dict(self._saved_run["trainer"])
             self._between = self._saved_run
+        if on_pattern and self._densest is None:
+            self._densest = self._measured_densest(plan)
         self._rounds_told = run.rounds
         self._countdown = Countdown(plan.total_rounds or 0, run.rounds)
         self._keeper.state_within_round = self._state_within_round
         return run.run()
+
+    @property
+    def densest(self) -> dict[str, float]:
+        """The density up to which each layer was retrained on its kept groups alone."""
+        return {name: most for name, most in (self._densest or {}).items() if most}
 
     def _keep_between(self, run: PruneRun) -> None:
         self._between = {"pruning": run.state_dict(), "trainer": self._trainer.state_dict()}
@@ -146,13 +162,27 @@ class KeptPruning:
             snapshot.load_state_dict(middle["network"])
             snapshot.restore()
             self._trainer.load_state_dict(middle["trainer"])
-        return self._trainer.train_round()
+        # In every round, since masks change between them.
+        with training_on_pattern(model, self._densest or {}):
+            return self._trainer.train_round()
+
+    def _measured_densest(self, plan: PrunePlan) -> dict[str, float]:
+        batch = self._trainer.example_batch()
+        if batch is None:
+            self._say("retraining runs dense: not on the CPU alone in float32")
+            return {}
+        groups = {record.name: record.group for record in plan.split.prune}
+        densest = measure_densest(self._trainer.model, batch, groups)
+        faster = [f"{name} (up to {100 * most:g} % kept)" for name, most in densest.items() if most]
+        self._say(f"retraining on kept groups alone was faster for: {', '.join(faster) or 'none'}")
+        return densest
 
     def _state(self) -> dict[str, Any]:
         return {
             "sensitivity": [record.to_dict() for record in self._sensitivities],
             "run": self._between or None,
             "round": None,
+            "densest": self._densest,
         }
 
     def _state_within_round(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from l1sparse.pruning.callables import DivergedError, Evaluation, TrainingState
 from l1sparse.train.batches import Batch, FixedBatches, TrainingBatches, loader
 from l1sparse.train.data import Data
+from l1sparse.train.models import example_image
 from l1sparse.train.progress import say, tracked
 from l1sparse.train.random_state import random_state, restore_random_state
 from l1sparse.train.recipe import Recipe, loss_of, make_optimizer, make_scheduler
@@ -123,6 +124,20 @@ class Trainer:
     def steps(self) -> int:
         """Steps of the optimizer so far."""
         return self._step
+
+    def example_batch(self) -> Tensor | None:
+        """Zeros of the shape that the network gets in training, where that is all float32 on a CPU.
+
+        None on a GPU, in mixed precision and with several processes.
+        """
+        plain = self._recipe.mixed_precision == "no" and self.ranks == 1
+        if not plain or self.device.type != "cpu":
+            return None
+        share = -(-self._recipe.batch_size // self._recipe.accumulate)
+        images = torch.zeros(share, *example_image(self._data).shape)
+        if self._recipe.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images
 
     def agree(self, number: int) -> int:
         """The largest `number` of all ranks; every rank has to ask."""
