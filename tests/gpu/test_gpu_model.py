@@ -11,7 +11,7 @@ import torch
 from l1sparse import GroupShape
 from l1sparse.gpu.cells import KeptAtRandom, KeptByMask
 from l1sparse.gpu.chips import CHIPS, Chip, chip_like
-from l1sparse.gpu.choose import Choice, choose_layout, considered
+from l1sparse.gpu.choose import MOST_TILES_LEFT, Choice, choose_layout, considered
 from l1sparse.gpu.model import (
     COMPRESSED_TILING,
     SIMT_TILING,
@@ -316,7 +316,7 @@ def test_small_groups_take_short_columns() -> None:
 
 
 def test_the_choice_has_the_permutations_fill_in() -> None:
-    kinds = torch.rand(8, 256, 1, 1) < 0.1
+    kinds = torch.rand(8, 256, 1, 1) < 0.03
     mask = kinds[torch.arange(128) % 8]
     found = choice(mask)
     order = filter_order(KeptByMask(mask), 16, found.tiling.filters // 16)
@@ -325,6 +325,14 @@ def test_the_choice_has_the_permutations_fill_in() -> None:
     assert torch.equal(found.order, order.order)
     assert found.fill_in == order.fill_in_after < order.fill_in_before
     assert choice(mask, permute=False).order is None
+
+
+def test_an_order_that_saves_few_tiles_is_not_taken() -> None:
+    kinds = torch.rand(8, 256, 1, 1) < 0.12
+    mask = kinds[torch.arange(128) % 8]
+    order = filter_order(KeptByMask(mask), 16)
+    assert MOST_TILES_LEFT * order.tiles_before < order.tiles_after < order.tiles_before
+    assert choice(mask).order is None
 
 
 def test_small_maps_are_not_filled_up_to_128_pixels() -> None:

@@ -62,6 +62,7 @@ CASES: dict[str, tuple[Case, dict[str, Any], list[str]]] = {
     ),
     "pieces, split": (CP.but(channels=48), {"splits": 2}, [PIECES_KERNEL, DOT_REDUCE]),
     "plain": (SIMT.but(channels=48, residual=True), {}, [PLAIN_KERNEL.format("__half, 8, 8")]),
+    "plain, blocks": (SIMT.but(filters=80), {}, [PLAIN_KERNEL.format("__half, 8, 8")]),
     "plain, float": (
         SIMT.but(channels=48, dtype=FLOAT),
         {},
@@ -118,7 +119,8 @@ BUGS = {
         DOT, "weight_bytes = tiles * kTileBytes;", "weight_bytes = tiles * kTileBytes - 16;", "dot",
     ),
     "pixels beyond the last are written": Bug(
-        DOT, "      if (pixel >= pixels) continue;\n", "", "dot, odd", "out of bounds",
+        DOT, "min(pixels - own_pixel, std::int64_t{kPixels})", "std::int64_t{kPixels}", "dot, odd",
+        "out of bounds",
     ),
     "the next block's columns are read": Bug(DOT, "first + i < end\n", "true\n", "dot"),
     "a split begins one column late": Bug(
@@ -134,8 +136,8 @@ BUGS = {
         DOT, "begin + (started + 1) * kColumns, end)", "begin + started * kColumns, end)", "dot",
     ),
     "no warp barrier in the epilogue": Bug(
-        DOT, "    }\n    __syncwarp();\n#pragma unroll 1", "    }\n#pragma unroll 1", "dot",
-        "shared race",
+        DOT, "    }\n    __syncwarp();\n    const float* const from", "    }\n    const float* const from",
+        "dot", "shared race",
     ),
     "words of TF32 exchanged": Bug(DOT, "b[m / 2][m % 2 * 2], b", "b[m / 2][m % 2 * 2 ^ 1], b",
                                    "dot, tf32"),
@@ -203,23 +205,27 @@ BUGS = {
         "pieces, split",
     ),
     # ---- all convolutions
-    "the bias of another filter": Bug(EPILOGUE, "conv.bias + filter)", "conv.bias + first)", "dot"),
+    "the bias of another filter": Bug(DOT, "conv.bias + filters.first + f)", "conv.bias + f)", "dot"),
+    "the bias of another quad": Bug(EPILOGUE, "conv.bias + filter)", "conv.bias + first)", "plain, blocks"),
     "the residual of another pixel": Bug(
-        EPILOGUE, "residual + row + filter)", "residual + row + first)", "dot",
+        EPILOGUE, "::load(residual + at)", "::load(residual + at % 64)", "dot",
     ),
     "filters beyond the last are written": Bug(
-        EPILOGUE, "if (first + i >= filters.count) continue;\n    const int to", "const int to",
-        "dot, odd",
+        EPILOGUE, "if (first + i >= filters.count) continue;\n", "", "dot, odd",
     ),
     "filters of a block beyond the last are written": Bug(
-        EPILOGUE, "if (first >= filters.count) return;", "", "dot",
+        DOT, "run * R::kRun < filters.count\n", "filters.count > 0\n", "dot",
     ),
     "the last split is left out": Bug(
         REDUCE, "split < conv.splits", "split < conv.splits - 1", "dot, split",
     ),
     "the first split is left out": Bug(REDUCE, "int split = 0;", "int split = 1;", "plain, split"),
     "splits in each other's place": Bug(
-        EPILOGUE, "(split * pixels + pixel) * conv.blocks", "(pixel) * conv.blocks", "dot, split",
+        DOT, "((split * pixels + pixel) * conv.blocks", "(pixel * conv.blocks", "dot, split",
+        "global race",
+    ),
+    "splits in each other's place without tensor cores": Bug(
+        EPILOGUE, "(split * pixels + pixel) * conv.blocks", "(pixel) * conv.blocks", "plain, split",
         "global race",
     ),
     "the left edge is not an edge": Bug(

@@ -23,94 +23,103 @@ __device__ BlockFilters filters_of_block(const GpuConv2d& conv, int block) {
   return {group * of_group + within, min(of_group - within, kBlockFilters)};
 }
 
-// Whether four filters of a pixel, the first of them a multiple of four within its block, can be
-// moved at once.
-__device__ inline bool moves_quads(const GpuConv2d& conv) {
-  return conv.filter_order == nullptr && conv.out_channels % 4 == 0 &&
-         (conv.out_channels / conv.groups) % 4 == 0;
+// Whether `count` filters of a pixel, the first of them a multiple of `count` within its block, can
+// be moved at once.
+__device__ inline bool moves_together(const GpuConv2d& conv, int count) {
+  return conv.filter_order == nullptr && conv.out_channels % count == 0 &&
+         (conv.out_channels / conv.groups) % count == 0;
 }
 
-// No switch: its table of jumps would cost a load before every store.
-__device__ inline float activate(const GpuConv2d& conv, float x) {
+// No switch, its table of jumps would cost a load before every store; and asked once for all of a
+// thread's numbers.
+template <int kCount>
+__device__ void activate(const GpuConv2d& conv, float (&x)[kCount]) {
   // Comparisons that are false for NaN, so that NaN stays.
-  if (conv.activation == Activation::none) return x;
+  if (conv.activation == Activation::none) return;
   if (conv.activation == Activation::hardswish) {
-    const float gate = x + 3.0f;
-    return x * ((gate < 0.0f ? 0.0f : gate > 6.0f ? 6.0f : gate) * (1.0f / 6.0f));
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const float gate = x[i] + 3.0f;
+      x[i] *= (gate < 0.0f ? 0.0f : gate > 6.0f ? 6.0f : gate) * (1.0f / 6.0f);
+    }
+    return;
   }
-  if (conv.activation == Activation::relu) return x < 0.0f ? 0.0f : x;
-  return x < conv.low ? conv.low : x > conv.high ? conv.high : x;
+  if (conv.activation == Activation::relu) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) x[i] = x[i] < 0.0f ? 0.0f : x[i];
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    x[i] = x[i] < conv.low ? conv.low : x[i] > conv.high ? conv.high : x[i];
+  }
 }
 
-// Of filters first .. first + 3 of a block, zero where there is none: loaded once for many pixels.
-struct QuadBias {
-  float of[4];
+// Filters first .. first + 3 of a block, for many pixels: their bias, zero where there is none, and
+// their places in the output, -1 where there is no such filter.
+struct Quad {
+  bool together;  // the places follow each other
+  float bias[4];
+  int to[4];
 };
 
-__device__ inline QuadBias bias_of(const GpuConv2d& conv, BlockFilters filters, int first) {
-  QuadBias bias{{0.0f, 0.0f, 0.0f, 0.0f}};
-  if (conv.bias == nullptr) return bias;
+__device__ inline Quad quad_of(const GpuConv2d& conv, BlockFilters filters, int first) {
+  Quad quad{moves_together(conv, 4), {0.0f, 0.0f, 0.0f, 0.0f}, {-1, -1, -1, -1}};
   const int filter = filters.first + first;
-  if (moves_quads(conv)) {
-    if (first < filters.count) Vector<float, 4>::load(conv.bias + filter).to_floats(bias.of);
-    return bias;
+  if (quad.together) {
+    if (first >= filters.count) return quad;
+    quad.to[0] = filter;
+    if (conv.bias != nullptr) Vector<float, 4>::load(conv.bias + filter).to_floats(quad.bias);
+    return quad;
   }
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     if (first + i >= filters.count) continue;
-    const int from =
-        conv.filter_order != nullptr ? __ldg(conv.filter_order + filter + i) : filter + i;
-    bias.of[i] = __ldg(conv.bias + from);
+    quad.to[i] = conv.filter_order != nullptr ? __ldg(conv.filter_order + filter + i) : filter + i;
+    if (conv.bias != nullptr) quad.bias[i] = __ldg(conv.bias + quad.to[i]);
   }
-  return bias;
+  return quad;
 }
 
-// Finishes the sums of filters first .. first + 3 of a block at one pixel.
-template <class T>
-__device__ void finish_quad(const GpuConv2d& conv, BlockFilters filters, const QuadBias& bias,
-                            std::int64_t pixel, int first, const float (&sums)[4]) {
+// Finishes sums of kCount filters of a pixel, whose places from `at` on follow each other.
+template <class T, int kCount>
+__device__ void finish(const GpuConv2d& conv, std::int64_t at, float (&x)[kCount]) {
   const auto* residual = static_cast<const T*>(conv.residual);
-  auto* output = static_cast<T*>(conv.output);
-  const int filter = filters.first + first;
+  if (residual != nullptr) {
+    float more[kCount];
+    Vector<T, kCount>::load(residual + at).to_floats(more);
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) x[i] += more[i];
+  }
+  activate(conv, x);
+  Vector<T, kCount>::from_floats(x).store_global(static_cast<T*>(conv.output) + at);
+}
+
+// Finishes the sums of a quad at one pixel.
+template <class T>
+__device__ void finish_quad(const GpuConv2d& conv, const Quad& quad, std::int64_t pixel,
+                            const float (&sums)[4]) {
   const std::int64_t row = pixel * conv.out_channels;
   float x[4];
 #pragma unroll
-  for (int i = 0; i < 4; ++i) x[i] = sums[i] + bias.of[i];
-  if (moves_quads(conv)) {
-    if (first >= filters.count) return;
-    if (residual != nullptr) {
-      float more[4];
-      Vector<T, 4>::load(residual + row + filter).to_floats(more);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) x[i] += more[i];
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) x[i] = activate(conv, x[i]);
-    Vector<T, 4>::from_floats(x).store_global(output + row + filter);
+  for (int i = 0; i < 4; ++i) x[i] = sums[i] + quad.bias[i];
+  if (quad.together) {
+    if (quad.to[0] >= 0) finish<T>(conv, row + quad.to[0], x);
     return;
   }
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    if (first + i >= filters.count) continue;
-    const int to =
-        conv.filter_order != nullptr ? __ldg(conv.filter_order + filter + i) : filter + i;
     float one[1] = {x[i]};
-    if (residual != nullptr) {
-      float more[1];
-      Vector<T, 1>::load(residual + row + to).to_floats(more);
-      one[0] += more[0];
-    }
-    one[0] = activate(conv, one[0]);
-    Vector<T, 1>::from_floats(one).store_global(output + row + to);
+    if (quad.to[i] >= 0) finish<T>(conv, row + quad.to[i], one);
   }
 }
 
 // The same for a kernel's own sums: to the output, or to the split's partial sums.
 template <class T, int kBlockFilters>
-__device__ void put_quad(const GpuConv2d& conv, BlockFilters filters, const QuadBias& bias,
-                         int block, int split, std::int64_t pixel, std::int64_t pixels, int first,
+__device__ void put_quad(const GpuConv2d& conv, const Quad& quad, int block, int split,
+                         std::int64_t pixel, std::int64_t pixels, int first,
                          const float (&sums)[4]) {
-  if (conv.splits == 1) return finish_quad<T>(conv, filters, bias, pixel, first, sums);
+  if (conv.splits == 1) return finish_quad<T>(conv, quad, pixel, sums);
   const std::int64_t row = (split * pixels + pixel) * conv.blocks + block;
   Vector<float, 4>::from_floats(sums).store_global(conv.partial + row * kBlockFilters + first);
 }

@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(kReduceThreads)
   const int block = static_cast<int>(row - pixel * conv.blocks);
   const BlockFilters filters = filters_of_block<kBlockFilters>(conv, block);
   const int first = static_cast<int>(quad - row * kQuads) * 4;
-  finish_quad<T>(conv, filters, bias_of(conv, filters, first), pixel, first, sums);
+  finish_quad<T>(conv, quad_of(conv, filters, first), pixel, sums);
 }
 
 template <class T, int kBlockFilters>

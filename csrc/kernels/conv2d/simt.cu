@@ -236,7 +236,7 @@ __global__ void __launch_bounds__(kThreads, 3)
   const BlockFilters filters = filters_of_block<kFilters>(conv, block);
   const std::int64_t pixels = static_cast<std::int64_t>(conv.batch) * conv.out_h * conv.out_w;
   const int first_filter = warp * kWarpFilters + lane % 4 * 4;
-  const QuadBias bias = bias_of(conv, filters, first_filter);
+  const Quad quad_filters = quad_of(conv, filters, first_filter);
 #pragma unroll
   for (int p = 0; p < kLanePixels; ++p) {
     __syncwarp();
@@ -253,7 +253,7 @@ __global__ void __launch_bounds__(kThreads, 3)
       if (pixel >= pixels) continue;
       const float4 quad = rows[row * 4 + (q ^ (row / 2 % 4))];
       const float four[4] = {quad.x, quad.y, quad.z, quad.w};
-      put_quad<T, kFilters>(conv, filters, bias, block, split, pixel, pixels, first_filter, four);
+      put_quad<T, kFilters>(conv, quad_filters, block, split, pixel, pixels, first_filter, four);
     }
   }
 }

@@ -123,6 +123,36 @@ struct Shape {
   static_assert(kWarps * 8 * kRow * 4 <= kStages * kStageBytes);
 };
 
+// How sums leave through shared memory: of a row, a pixel's filters, each lane takes a run that
+// fills 16 bytes of output. Where that are eight filters, their first fours lie one after another
+// and then their second fours, so that neighbouring lanes read neighbouring banks.
+template <class T, int kFilters>
+struct Rows {
+  static constexpr int kRun = 16 / static_cast<int>(sizeof(T));
+  static constexpr int kQuads = kRun / 4;
+  static constexpr int kRuns = kFilters / kRun;  // of a pixel
+  static constexpr int kPixels = 32 / kRuns;     // that a warp takes at a time
+  static constexpr int kSecondFours = kFilters / 2 + 4;
+  static constexpr int kEight = 8 / kQuads;  // from a filter to the eighth after it
+
+  __device__ static int place_of(int filter) {
+    return kQuads == 1 ? filter : filter / 8 * 4 + filter / 4 % 2 * kSecondFours + filter % 4;
+  }
+  __device__ static void read(const float* from, float (&x)[kRun]) {
+#pragma unroll
+    for (int q = 0; q < kQuads; ++q) {
+      const float4 four = *reinterpret_cast<const float4*>(from + q * kSecondFours);
+      x[q * 4] = four.x, x[q * 4 + 1] = four.y, x[q * 4 + 2] = four.z, x[q * 4 + 3] = four.w;
+    }
+  }
+  __device__ static bool aligned(const GpuConv2d& conv) {
+    return (reinterpret_cast<std::uintptr_t>(conv.output) |
+            reinterpret_cast<std::uintptr_t>(conv.residual)) %
+               16 ==
+           0;
+  }
+};
+
 // A step's columns, read one step before they are used.
 struct Columns {
   int4 column[kColumns];
@@ -345,32 +375,86 @@ __device__ __forceinline__ void convolve(const GpuConv2d& conv, const int* piece
   wait_for_all_steps_but<0>();
   __syncthreads();
 
-  // Eight pixels at a time through shared memory, so that a row of filters is written together.
+  // Eight pixels at a time through shared memory, so that a row of filters is written together: 16
+  // bytes a lane, which has the same run of filters of every pixel.
   auto* const rows = reinterpret_cast<float*>(shared) + warp * 8 * S::kRow;
   const BlockFilters filters = filters_of_block<S::kFilters>(conv, block);
   const std::int64_t pixels = static_cast<std::int64_t>(conv.batch) * conv.out_h * conv.out_w;
-  constexpr int kQuads = S::kFilters / 4;  // of a pixel; a lane has the same one of every pixel
-  const int filter = lane % kQuads * 4;
-  const QuadBias bias = bias_of(conv, filters, filter);
+  using R = Rows<T, S::kFilters>;
+  const int run = lane % R::kRuns, lane_row = lane / R::kRuns;
+  const bool whole = conv.splits == 1 && moves_together(conv, R::kRun) && R::aligned(conv);
+  float bias[R::kRun] = {};
+  if (whole && conv.bias != nullptr) {
+#pragma unroll
+    for (int f = lane; f < S::kFilters; f += 32) {
+      rows[R::place_of(f)] = f < filters.count ? __ldg(conv.bias + filters.first + f) : 0.0f;
+    }
+    __syncwarp();
+    R::read(rows + run * 4, bias);
+  }
+  // Where this lane's sums of a strip go, and how far behind those of the next eight filters.
+  const int own_place = conv.splits == 1 ? R::place_of(lane / 4) : lane / 4;
+  const int eight = conv.splits == 1 ? R::kEight : 8;
+  // Of this lane's first pixel; and how many pixels of the warp there are from there on.
+  const std::int64_t own_pixel = first_pixel + warp * S::kMatrices * 8 + lane_row;
+  std::int64_t at = own_pixel * conv.out_channels + filters.first + run * R::kRun;
+  const int step = R::kPixels * conv.out_channels;
+  const int left = run * R::kRun < filters.count
+                       ? static_cast<int>(min(pixels - own_pixel, std::int64_t{kPixels}))
+                       : 0;
 #pragma unroll
   for (int m = 0; m < S::kMatrices; ++m) {
     __syncwarp();
+    float* to = rows + lane % 4 * 2 * S::kRow + own_place;
 #pragma unroll
     for (int s = 0; s < kStrips; ++s) {
-      float* const to = rows + lane % 4 * 2 * S::kRow + s * 16 + lane / 4;
       to[0] = sums[s][m][0];
       to[S::kRow] = sums[s][m][1];
-      to[8] = sums[s][m][2];
-      to[S::kRow + 8] = sums[s][m][3];
+      to += eight;
+      to[0] = sums[s][m][2];
+      to[S::kRow] = sums[s][m][3];
+      to += eight;
     }
     __syncwarp();
+    const float* const from = rows + lane_row * S::kRow + run * 4;
+    if (conv.splits != 1) {  // fours of filters, a last block's missing ones too
+      constexpr int kFours = S::kFilters / 4;
+      const int four = lane % kFours;
+#pragma unroll
+      for (int i = 0; i < 8; i += 32 / kFours) {
+        const int row = i + lane / kFours;
+        const std::int64_t pixel = first_pixel + (warp * S::kMatrices + m) * 8 + row;
+        if (pixel >= pixels) continue;
+        const std::int64_t to = ((split * pixels + pixel) * conv.blocks + block) * kFours + four;
+        reinterpret_cast<float4*>(conv.partial)[to] =
+            *reinterpret_cast<const float4*>(rows + row * S::kRow + four * 4);
+      }
+      continue;
+    }
+    if (whole) {
+#pragma unroll
+      for (int row = 0; row < 8; row += R::kPixels, at += step) {
+        if (m * 8 + row >= left) continue;
+        float x[R::kRun];
+        R::read(from + row * S::kRow, x);
+#pragma unroll
+        for (int i = 0; i < R::kRun; ++i) x[i] += bias[i];
+        finish<T>(conv, at, x);
+      }
+      continue;
+    }
+#pragma unroll
+    for (int q = 0; q < R::kQuads; ++q) {
+      const int filter = run * R::kRun + q * 4;
+      const Quad quad = quad_of(conv, filters, filter);
 #pragma unroll 1
-    for (int row = lane / kQuads; row < 8; row += 32 / kQuads) {
-      const std::int64_t pixel = first_pixel + (warp * S::kMatrices + m) * 8 + row;
-      if (pixel >= pixels) continue;
-      const float4 quad = *reinterpret_cast<const float4*>(rows + row * S::kRow + filter);
-      const float four[4] = {quad.x, quad.y, quad.z, quad.w};
-      put_quad<T, S::kFilters>(conv, filters, bias, block, split, pixel, pixels, filter, four);
+      for (int row = 0; row < 8; row += R::kPixels) {
+        if (m * 8 + row >= left) continue;
+        const float4 x =
+            *reinterpret_cast<const float4*>(from + row * S::kRow + q * R::kSecondFours);
+        const float four[4] = {x.x, x.y, x.z, x.w};
+        finish_quad<T>(conv, quad, own_pixel + m * 8 + row, four);
+      }
     }
   }
 }
