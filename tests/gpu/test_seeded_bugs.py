@@ -136,8 +136,8 @@ BUGS = {
         DOT, "begin + (started + 1) * kColumns, end)", "begin + started * kColumns, end)", "dot",
     ),
     "no warp barrier in the epilogue": Bug(
-        DOT, "    }\n    __syncwarp();\n    const float* const from", "    }\n    const float* const from",
-        "dot", "shared race",
+        DOT, "    }\n    __syncwarp();\n    const float* const from",
+        "    }\n    const float* const from", "dot", "shared race",
     ),
     "words of TF32 exchanged": Bug(DOT, "b[m / 2][m % 2 * 2], b", "b[m / 2][m % 2 * 2 ^ 1], b",
                                    "dot, tf32"),
@@ -205,8 +205,12 @@ BUGS = {
         "pieces, split",
     ),
     # ---- all convolutions
-    "the bias of another filter": Bug(DOT, "conv.bias + filters.first + f)", "conv.bias + f)", "dot"),
-    "the bias of another quad": Bug(EPILOGUE, "conv.bias + filter)", "conv.bias + first)", "plain, blocks"),
+    "the bias of another filter": Bug(
+        DOT, "conv.bias + filters.first + f)", "conv.bias + f)", "dot",
+    ),
+    "the bias of another quad": Bug(
+        EPILOGUE, "conv.bias + filter)", "conv.bias + first)", "plain, blocks",
+    ),
     "the residual of another pixel": Bug(
         EPILOGUE, "::load(residual + at)", "::load(residual + at % 64)", "dot",
     ),
