@@ -73,7 +73,7 @@ device-bench: $(DEVICE_READY)
 device-test: $(DEVICE_READY)
 	PATH="$(abspath $(DEVICE_VENV))/bin:$$PATH" $(DEVICE_VENV)/bin/python -m pytest -q \
 	    tests/device/test_executorch.py tests/device/test_export_executorch.py \
-	    tests/device/test_mutated_programs.py
+	    tests/device/test_executorch_arm.py tests/device/test_mutated_programs.py
 
 bench: $(READY)
 	$(BIN)/python benchmarks/latency.py $(BENCH)
