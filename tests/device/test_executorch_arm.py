@@ -62,9 +62,7 @@ def classify(program: Path, executorch: Path) -> Path:
     """A script that runs it."""
     system = Path("/usr") / TRIPLET
     prefix = ROOT / "build" / "c-executorch-arm-installed" / "lib"
-    folders = os.pathsep.join(
-        str(folder) for folder in (system / "lib", executorch / "lib", prefix)
-    )
+    folders = ":".join(map(str, (system / "lib", executorch / "lib", prefix)))
     script = program.with_name("classify.sh")
     script.write_text(
         f"#!/bin/sh\nexec qemu-aarch64 -L {system} -E LD_LIBRARY_PATH={folders} {program} "
