@@ -172,7 +172,7 @@ class KeptPruning:
             self._say("retraining runs dense: not on the CPU alone in float32")
             return {}
         groups = {record.name: record.group for record in plan.split.prune}
-        densest = measure_densest(self._trainer.model, batch, groups)
+        densest = measure_densest(self._trainer.model, batch, groups, self._say)
         faster = [f"{name} (up to {100 * most:g} % kept)" for name, most in densest.items() if most]
         self._say(f"retraining on kept groups alone was faster for: {', '.join(faster) or 'none'}")
         return densest

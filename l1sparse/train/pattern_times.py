@@ -64,7 +64,7 @@ def measure_densest(
         last = conv.weight.is_contiguous(memory_format=torch.channels_last)
         key = (str(arguments), group, inputs[name], last)
         if key not in known:
-            on_layer(f"training step of {name}, dense and on patterns")
+            on_layer(f"{name}: measuring a training step, dense and on its kept groups")
             known[key] = _densest(conv, group, inputs[name])
         found[name] = known[key]
     return found

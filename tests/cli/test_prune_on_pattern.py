@@ -27,7 +27,9 @@ def always_faster(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Measuring says so of all layers; the names of those it was asked for."""
     asked: list[str] = []
 
-    def measured(model: Any, images: Tensor, groups: Mapping[str, Any]) -> dict[str, float]:
+    def measured(
+        model: Any, images: Tensor, groups: Mapping[str, Any], say: Any
+    ) -> dict[str, float]:
         assert images.shape == (32, 1, 12, 12)
         asked.extend(groups)
         return dict.fromkeys(groups, 1.0)

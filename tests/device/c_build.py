@@ -35,6 +35,14 @@ def run(*command: object) -> str:
     return done.stdout
 
 
+def need_arm_tools(*tools: str) -> None:
+    """Skip the test where a tool is missing, or fail it where `L1SPARSE_REQUIRE_ARM` is 1."""
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if missing:
+        end = pytest.fail if os.environ.get("L1SPARSE_REQUIRE_ARM") == "1" else pytest.skip
+        end(f"needs {', '.join(missing)}")
+
+
 def install_library(name: str, *options: str) -> Path:
     if shutil.which("cmake") is None:
         pytest.skip("there is no cmake")

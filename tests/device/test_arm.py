@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from c_build import ROOT, SMALL_BYTES, install_library, run
+from c_build import ROOT, SMALL_BYTES, install_library, need_arm_tools, run
 
 import l1sparse
 
@@ -24,11 +23,6 @@ class Arm:
     triplet: str
     emulator: str
 
-    @property
-    def missing(self) -> list[str]:
-        tools = (f"{self.triplet}-gcc", f"{self.triplet}-g++", self.emulator)
-        return [tool for tool in tools if shutil.which(tool) is None]
-
 
 ARMS = (
     Arm("aarch64", "aarch64-linux-gnu", "qemu-aarch64"),
@@ -39,11 +33,7 @@ ARMS = (
 @pytest.fixture(scope="module", params=ARMS, ids=lambda arm: arm.name)
 def arm(request: pytest.FixtureRequest) -> Arm:
     found: Arm = request.param
-    if found.missing:
-        message = f"needs {', '.join(found.missing)}"
-        if os.environ.get("L1SPARSE_REQUIRE_ARM") == "1":
-            pytest.fail(message)
-        pytest.skip(message)
+    need_arm_tools(f"{found.triplet}-gcc", f"{found.triplet}-g++", found.emulator)
     return found
 
 

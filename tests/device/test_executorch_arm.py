@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from c_build import ROOT, install_library, run
+from c_build import ROOT, install_library, need_arm_tools, run
 
 import l1sparse
 
@@ -21,14 +20,12 @@ pytest.importorskip("executorch")
 from test_executorch import Everything, pruned, scores_of
 
 TRIPLET = "aarch64-linux-gnu"
-TOOLS = (f"{TRIPLET}-gcc", f"{TRIPLET}-g++", "qemu-aarch64")
-missing = [tool for tool in TOOLS if shutil.which(tool) is None]
-pytestmark = pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}")
 
 
 @pytest.fixture(scope="module")
 def executorch() -> Path:
     """ExecuTorch's package for Arm, of the version that is installed here; not installed."""
+    need_arm_tools(f"{TRIPLET}-gcc", f"{TRIPLET}-g++", "qemu-aarch64")
     folder = ROOT / "build" / "executorch-aarch64"
     if not (folder / "executorch").is_dir():
         folder.mkdir(parents=True, exist_ok=True)
