@@ -32,20 +32,17 @@ except ImportError:
     torch = None  # type: ignore[assignment]
     BuildExtension, CppExtension = build_ext, None  # type: ignore[misc, assignment]
 
+AVX512_FLAGS = [
+    *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
+    *("-mavx2", "-mfma", "-mf16c"),
+]
 # Each instruction set's own flags; its files are csrc/kernels/*/<name>.cpp.
 ISA_FLAGS: dict[str, dict[str, list[str]]] = {
     "x86_64": {
         "scalar": [],
         "avx2": ["-mavx2", "-mfma", "-mf16c"],
-        "avx512": [
-            "-mavx512f",
-            "-mavx512bw",
-            "-mavx512dq",
-            "-mavx512vl",
-            "-mavx2",
-            "-mfma",
-            "-mf16c",
-        ],
+        "avx512": AVX512_FLAGS,
+        "avx512_bf16": [*AVX512_FLAGS, "-mavx512bf16"],
     },
     "aarch64": {"scalar": [], "neon": []},
 }

@@ -40,9 +40,20 @@ Isa best_usable() {
 
 const char* isa_name(Isa isa) {
   switch (isa) {
-#define L1SPARSE_ISA(name) \
-  case Isa::name:          \
+#define L1SPARSE_ISA(name, kernels) \
+  case Isa::name:                   \
     return #name;
+#include "base/isa.inc"
+#undef L1SPARSE_ISA
+  }
+  return "unknown";
+}
+
+const char* name_of_kernels(Isa isa) {
+  switch (isa) {
+#define L1SPARSE_ISA(name, kernels) \
+  case Isa::name:                   \
+    return #kernels;
 #include "base/isa.inc"
 #undef L1SPARSE_ISA
   }
@@ -52,6 +63,10 @@ const char* isa_name(Isa isa) {
 bool isa_usable(Isa isa) {
   switch (isa) {
 #if defined(__x86_64__) && !defined(L1SPARSE_WITHOUT_AVX512)
+#if !defined(L1SPARSE_WITHOUT_AVX512_BF16)
+    case Isa::avx512_bf16:
+      return isa_usable(Isa::avx512) && __builtin_cpu_supports("avx512bf16");
+#endif
     case Isa::avx512:
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&

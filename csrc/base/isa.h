@@ -5,19 +5,22 @@
 namespace l1sparse {
 
 enum class Isa : int {
-#define L1SPARSE_ISA(name) name,
+#define L1SPARSE_ISA(name, kernels) name,
 #include "base/isa.inc"
 #undef L1SPARSE_ISA
 };
 
 // One past the last instruction set, for loops.
 constexpr int kIsaCount = 0
-#define L1SPARSE_ISA(name) +1
+#define L1SPARSE_ISA(name, kernels) +1
 #include "base/isa.inc"
 #undef L1SPARSE_ISA
     ;
 
 const char* isa_name(Isa isa);
+
+// The name of the one whose kernels run where `isa` has none of its own.
+const char* name_of_kernels(Isa isa);
 
 // Whether this processor and its operating system run `isa`.
 bool isa_usable(Isa isa);

@@ -474,6 +474,7 @@ l1sparse::PackedView with_values(l1sparse::PackedView view, const Tensor& values
   check_sizes("values", values, values_sizes(view), "the pattern's");
   held = torch::stable::contiguous(values);
   view.values = static_cast<const float*>(held.const_data_ptr());
+  view.bfloat16_values = false;
   return view;
 }
 

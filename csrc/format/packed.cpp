@@ -42,6 +42,17 @@ std::int64_t block_groups_for(const WeightShape& shape, const GroupGrid& grid, S
   return even_blocks(grid.channel_groups, kBlockBytes / group_bytes);
 }
 
+// Whether the lower halves of all numbers are zero.
+bool are_bfloat16(const float* values, std::int64_t count) {
+  std::uint32_t bits = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    std::uint32_t value;
+    std::memcpy(&value, values + i, sizeof(value));
+    bits |= value;
+  }
+  return (bits & 0xffffu) == 0;
+}
+
 // What rows and entries are under a strategy.
 struct Rows {
   bool by_column;
@@ -250,6 +261,7 @@ Status pack(const WeightShape& shape, const float* weight, const std::uint8_t* g
     }
   }
   row_offsets[rows.count()] = written;
+  if (are_bfloat16(values, kept * group_size)) header.dtype = kFloat32OfBFloat16;
   std::memcpy(data, &header, sizeof(header));
   header.checksum = packed_checksum(data, bytes);
   std::memcpy(data, &header, sizeof(header));
@@ -270,7 +282,9 @@ Status open_packed(const void* buffer, std::int64_t bytes, PackedView* view) {
   if (header.version != kPackedVersion) {
     return {Code::packed_version, header.version, kPackedVersion};
   }
-  if (header.dtype != kFloat32) return {Code::packed_dtype, header.dtype, kFloat32};
+  if (header.dtype != kFloat32 && header.dtype != kFloat32OfBFloat16) {
+    return {Code::packed_dtype, header.dtype, kFloat32};
+  }
   if (static_cast<int>(header.strategy) >= kStrategyCount) {
     return {Code::packed_strategy, static_cast<int>(header.strategy), kStrategyCount - 1};
   }
@@ -332,12 +346,17 @@ Status open_packed(const void* buffer, std::int64_t bytes, PackedView* view) {
   view->row_offsets = row_offsets;
   view->entries = entries;
   view->values = reinterpret_cast<const float*>(data + layout.values_at);
+  view->bfloat16_values = header.dtype == kFloat32OfBFloat16;
   view->checksum = header.checksum;
   return {};
 }
 
 Status verify_packed(const void* buffer, std::int64_t bytes, const PackedView& view) {
   if (view.checksum != packed_checksum(buffer, bytes)) return {Code::packed_checksum};
+  const std::int64_t numbers = view.kept_groups * view.grid.filters * view.grid.channels;
+  if (view.bfloat16_values && !are_bfloat16(view.values, numbers)) {
+    return {Code::packed_dtype, kFloat32OfBFloat16, kFloat32};
+  }
   const Rows rows(view.grid, view.strategy, view.block_groups);
   for (std::int64_t row = 0; row < rows.count(); ++row) {
     for (std::uint32_t i = view.row_offsets[row] + 1; i < view.row_offsets[row + 1]; ++i) {

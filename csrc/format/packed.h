@@ -31,7 +31,10 @@
 namespace l1sparse {
 
 constexpr std::uint32_t kPackedVersion = 1;
+// What `dtype` says of the values, which are float32 either way: any, or all of them bfloat16
+// numbers exactly, which kernels for bfloat16 profit from.
 constexpr std::uint16_t kFloat32 = 1;
+constexpr std::uint16_t kFloat32OfBFloat16 = 2;
 constexpr std::size_t kPackedAlignment = 64;  // of what pack() writes, and of the parts in it
 constexpr std::size_t kReadAlignment = 8;     // of what can be read: files are mapped anywhere
 
@@ -95,6 +98,7 @@ struct PackedView {
   const std::uint32_t* row_offsets;
   const std::uint32_t* entries;
   const float* values;
+  bool bfloat16_values;    // all of them are bfloat16 numbers exactly; see verify_packed
   std::uint64_t checksum;  // as stored; see verify_packed
 };
 
@@ -118,7 +122,8 @@ Status pack(const WeightShape& shape, const float* weight, const std::uint8_t* g
 Status open_packed(const void* buffer, std::int64_t bytes, PackedView* view);
 
 // Checks what open_packed leaves out because it costs a pass over the values or says nothing about
-// safety: the checksum and the order of the entries. Once for a buffer is enough.
+// safety: the checksum, the order of the entries and what the header says of the values. Once for a
+// buffer is enough.
 Status verify_packed(const void* buffer, std::int64_t bytes, const PackedView& view);
 
 // The checksum that a buffer of at least the header's size should store.
@@ -133,7 +138,7 @@ void unpack(const PackedView& view, float* weight);
 // ---- values apart from their pattern --------------------------------------------------------
 //
 // For training: where the groups lie stays, their weights change. `view.values` may be replaced by
-// any float[kept_groups][filters][channels] of the grid.
+// any float[kept_groups][filters][channels] of the grid; `bfloat16_values` is false then.
 
 // Numbers of scratch memory that gather_values needs.
 std::int64_t gather_scratch(const PackedView& view);

@@ -241,6 +241,7 @@ Case make_case(std::uint64_t seed) {
   choose_types(random, test);
   if (random.chance(0.3)) prune_channel_groups(random, test);
   test.weight = reference::random_values(random, reference::weight_count(test.shape));
+  if (random.chance(0.5)) reference::round_to_bfloat16(test.weight);
   fill_input(random, test);
   if (random.chance(0.5)) {
     test.bias = reference::random_values(random, test.shape.out_channels);
@@ -301,7 +302,7 @@ void run(const Case& test, const Conv2dProblem& problem, Conv2dTensors tensors, 
   CHECK_EQ(
       conv2d(problem, tensors, isa, parallel_threads(threads), memory.workspace.data(), &ran).code,
       Code::ok);
-  CHECK_EQ(std::string(ran), std::string(problem.batch == 0 ? "" : isa_name(isa)));
+  CHECK_EQ(std::string(ran), problem.batch == 0 ? "" : reference::kernels_of(problem, isa));
   CHECK(memory.output.intact());
   CHECK(memory.workspace.intact());
 }

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <limits>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "base/half.h"
@@ -59,6 +60,15 @@ inline std::vector<float> random_values(Random& random, std::int64_t count) {
   std::vector<float> values(static_cast<std::size_t>(count));
   for (float& value : values) value = random.value();
   return values;
+}
+
+// What is left of them as bfloat16 numbers.
+inline void round_to_bfloat16(std::vector<float>& values) {
+  for (float& value : values) {
+    BFloat16 rounded;
+    from_float(value, &rounded);
+    value = to_float(rounded);
+  }
 }
 
 inline GroupGrid grid_of(const WeightShape& shape) {
@@ -188,6 +198,15 @@ inline AlignedBytes packed_weight(const WeightShape& shape, const std::vector<fl
   AlignedBytes packed(bytes);
   pack(shape, weight.data(), grid_mask.data(), strategy, packed.data(), bytes);
   return packed;
+}
+
+// Whose kernels the problem runs on this instruction set.
+inline std::string kernels_of(const Conv2dProblem& problem, Isa isa) {
+  const PackedView& weight = problem.weight;
+  const bool pairs = isa_name(isa) == std::string("avx512_bf16") &&
+                     problem.dtype == DType::bfloat16 && weight.strategy == Strategy::pixels &&
+                     weight.bfloat16_values && weight.grid.channels % 2 == 0;
+  return pairs ? isa_name(isa) : name_of_kernels(isa);
 }
 
 inline std::int64_t output_count(const Conv2dProblem& problem) {

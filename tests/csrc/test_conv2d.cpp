@@ -38,13 +38,18 @@ struct Owned {
       : shape(shape),
         weight(reference::random_values(random, reference::weight_count(shape))),
         grid_mask(std::move(grid_mask)) {
-    for (const Strategy strategy : reference::strategies()) {
-      packed.push_back(reference::packed_weight(shape, weight, this->grid_mask, strategy));
-    }
+    pack_weight();
     pack_for(Strategy::channels);
     problem.stride_h = problem.stride_w = problem.dilation_h = problem.dilation_w = 1;
     problem.batch = problem.groups = 1;
     problem.in_channels = shape.in_channels;
+  }
+
+  void pack_weight() {
+    packed.clear();
+    for (const Strategy strategy : reference::strategies()) {
+      packed.push_back(reference::packed_weight(shape, weight, grid_mask, strategy));
+    }
   }
 
   void pack_for(Strategy strategy) {
@@ -102,8 +107,8 @@ bool all_accepted(const Elements& got, DType dtype, const std::vector<Expected>&
   return got.count() == static_cast<std::int64_t>(expected.size());
 }
 
-// On every instruction set, under every strategy.
-void check_everywhere(Owned& owned, const std::string& name) {
+// With these weights, on every instruction set, under every strategy.
+void check_these_weights(Owned& owned, const std::string& name) {
   const std::vector<Expected> expected = owned.expected();
   for (const Strategy strategy : reference::strategies()) {
     owned.pack_for(strategy);
@@ -111,7 +116,8 @@ void check_everywhere(Owned& owned, const std::string& name) {
       check::context = name + " on " + isa_name(isa) + ", " + strategy_name(strategy);
       const Result alone = run(owned, isa, Parallel{});
       CHECK_EQ(alone.code, Code::ok);
-      CHECK_EQ(alone.ran, std::string(owned.problem.batch == 0 ? "" : isa_name(isa)));
+      CHECK_EQ(alone.ran,
+               owned.problem.batch == 0 ? "" : reference::kernels_of(owned.problem, isa));
       CHECK(all_accepted(alone.output, owned.problem.dtype, expected));
       const Result threaded = run(owned, isa, parallel_threads(3));
       CHECK_EQ(threaded.code, Code::ok);
@@ -119,6 +125,14 @@ void check_everywhere(Owned& owned, const std::string& name) {
       CHECK(threaded.output.same_bits(alone.output));
     }
   }
+}
+
+void check_everywhere(Owned& owned, const std::string& name) {
+  check_these_weights(owned, name);
+  if (owned.problem.dtype != DType::bfloat16) return;
+  reference::round_to_bfloat16(owned.weight);
+  owned.pack_weight();
+  check_these_weights(owned, name + ", bfloat16 weights");
 }
 
 // ---- sizes ----------------------------------------------------------------------------------

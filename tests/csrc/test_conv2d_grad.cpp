@@ -220,7 +220,7 @@ void run_input_grad(const Case& test, const Conv2dGradProblem& problem, Isa isa,
                .code,
            Code::ok);
   // Without an image, or where no tap reaches a pixel, there is nothing to run.
-  CHECK(std::string(ran).empty() || std::string(ran) == isa_name(isa));
+  CHECK(std::string(ran).empty() || std::string(ran) == name_of_kernels(isa));
   CHECK(memory.result.intact());
   CHECK(memory.workspace.intact());
 }
@@ -245,7 +245,7 @@ void run_weight_grad(const Case& test, const Conv2dGradProblem& problem, Isa isa
                .code,
            Code::ok);
   const bool works = conv.batch > 0 && conv.weight.kept_groups > 0;
-  CHECK_EQ(std::string(ran), std::string(works ? isa_name(isa) : ""));
+  CHECK_EQ(std::string(ran), std::string(works ? name_of_kernels(isa) : ""));
   CHECK(memory.result.intact());
   CHECK(memory.workspace.intact());
 }

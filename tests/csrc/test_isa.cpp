@@ -22,6 +22,7 @@ void test_scalar_is_always_usable_and_last() {
 void test_names_differ() {
   for (int i = 0; i < l1sparse::kIsaCount; ++i) {
     const std::string name = l1sparse::isa_name(static_cast<Isa>(i));
+    CHECK(name.starts_with(l1sparse::name_of_kernels(static_cast<Isa>(i))));
     CHECK(!name.empty());
     for (int j = 0; j < i; ++j) CHECK(name != l1sparse::isa_name(static_cast<Isa>(j)));
   }

@@ -123,14 +123,14 @@ void check_documented_bytes(const Documented& documented) {
   for (std::size_t i = 0; i < weight.size(); ++i) weight[i] = static_cast<float>(i);
   // Grid [filter group 2][channel group 2][tap 2]; filter group 1 and channel group 1 are cut
   // short.
-  const AlignedBytes packed =
+  AlignedBytes packed =
       reference::packed_weight(shape, weight, {0, 1, 0, 0, 0, 0, 1, 0}, documented.strategy);
   constexpr std::uint32_t kWords[] = {2, 2, 3, 3, 1, 2, 2, 2};  // header, from group_filters on
   constexpr float kValues[] = {1, 3, 7, 9, 16, 0, 0, 0};
   const std::size_t index_bytes = documented.index.size() * 4;
   CHECK_EQ(packed.bytes(), 64 + 64 + 32);
   if (packed.bytes() != 160) return;
-  CHECK_EQ(std::memcmp(packed.data(), "L1SPARSE\1\0\0\0\1\0", 14), 0);
+  CHECK_EQ(std::memcmp(packed.data(), "L1SPARSE\1\0\0\0\2\0", 14), 0);
   CHECK_EQ(int{packed.data()[14]}, static_cast<int>(documented.strategy));
   CHECK_EQ(int{packed.data()[15]}, 0);
   CHECK_EQ(std::memcmp(packed.data() + 16, kWords, sizeof(kWords)), 0);
@@ -139,7 +139,37 @@ void check_documented_bytes(const Documented& documented) {
   for (std::size_t i = 64 + index_bytes; i < 128; ++i) CHECK_EQ(int{packed.data()[i]}, 0);
   CHECK_EQ(std::memcmp(packed.data() + 128, kValues, sizeof(kValues)), 0);
   // Files hold this checksum: another one would make every file of the same version unreadable.
-  CHECK_EQ(packed_checksum(packed.data(), packed.bytes()), documented.checksum);
+  // The oldest say kFloat32 of all values.
+  packed.data()[12] = 1;
+  std::memcpy(packed.data() + 56, &documented.checksum, 8);
+  PackedView view;
+  CHECK(open_packed(packed.data(), packed.bytes(), &view).ok());
+  CHECK(!view.bfloat16_values);
+  CHECK(verify_packed(packed.data(), packed.bytes(), view).ok());
+}
+
+void test_what_the_header_says_of_the_values() {
+  const WeightShape shape{2, 4, 1, 1, 1, 2};
+  std::vector<float> weight = {0x1.0p-120f, -1.5f, 0x1.fep100f, 0.0f, 3, 3, 7, -0.0f};
+  const std::vector<std::uint8_t> keeps_all_but_one = {1, 1, 1, 0};
+  const auto opened = [&](const AlignedBytes& packed) {
+    PackedView view;
+    CHECK(open_packed(packed.data(), packed.bytes(), &view).ok());
+    return view;
+  };
+  const auto pack_for = [&] {
+    return reference::packed_weight(shape, weight, keeps_all_but_one, Strategy::pixels);
+  };
+  CHECK(opened(pack_for()).bfloat16_values);
+  weight[7] = 0x1.01p0f;  // of the pruned group
+  CHECK(opened(pack_for()).bfloat16_values);
+  weight[5] = 0x1.01p0f;
+  AlignedBytes packed = pack_for();
+  CHECK(!opened(packed).bfloat16_values);
+  packed.data()[offsetof(PackedHeader, dtype)] = kFloat32OfBFloat16;
+  const std::uint64_t checksum = packed_checksum(packed.data(), packed.bytes());
+  std::memcpy(packed.data() + offsetof(PackedHeader, checksum), &checksum, sizeof(checksum));
+  CHECK_EQ(verify_packed(packed.data(), packed.bytes(), opened(packed)).code, Code::packed_dtype);
 }
 
 void test_bytes_are_as_documented() {
@@ -381,7 +411,7 @@ void check_bad_header_fields(const Sample& sample) {
   }
   // The weights' type and the strategy share a word.
   const auto strategy = static_cast<std::uint32_t>(sample.strategy) << 16;
-  for (const std::uint32_t dtype : {0u, 2u, 0xffffu}) {
+  for (const std::uint32_t dtype : {0u, 3u, 0xffffu}) {
     CHECK_EQ(code_with(offsetof(PackedHeader, dtype), strategy | dtype), Code::packed_dtype);
   }
   for (const std::uint32_t other : {std::uint32_t{kStrategyCount}, 0x7fffu, 0x8000u, 0xffffu}) {
@@ -540,6 +570,7 @@ int main() {
   test_round_trips_of_chosen_shapes();
   test_round_trips_of_random_shapes();
   test_bytes_are_as_documented();
+  test_what_the_header_says_of_the_values();
   test_mask_that_cuts_a_group_is_refused();
   test_any_nonzero_mask_byte_keeps();
   test_shape_limits();

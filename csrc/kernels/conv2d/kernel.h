@@ -176,7 +176,16 @@ struct Conv2dKernels {
   void (*finish[kDTypeCount])(const FinishJob& job);
 };
 
-#define L1SPARSE_ISA(name) extern const Conv2dKernels conv2d_##name;
+#if defined(__x86_64__) && !defined(L1SPARSE_WITHOUT_AVX512_BF16) && \
+    !defined(L1SPARSE_WITHOUT_AVX512)
+#define L1SPARSE_PAIRS(...) __VA_ARGS__
+#else
+#define L1SPARSE_PAIRS(...)
+#endif
+// Tiles for weights that are bfloat16 numbers exactly, in groups of an even number of channels.
+L1SPARSE_PAIRS(extern const PixelTiles conv2d_pairs_avx512_bf16;)
+
+#define L1SPARSE_ISA(name, kernels) extern const Conv2dKernels conv2d_##kernels;
 #include "base/isa.inc"
 #undef L1SPARSE_ISA
 

@@ -173,13 +173,24 @@ void plan_bands(const Conv2dProblem& problem, std::int64_t threads, Plan* plan) 
   plan->bands_x = ceil_div(problem.out_w, plan->band_cols);
 }
 
+const PixelTiles& tiles_for(const Conv2dProblem& problem, Isa isa) {
+  const PackedView& weight = problem.weight;
+  const PixelTiles* pairs = pair_tiles_for(isa);
+  if (pairs != nullptr && problem.dtype == DType::bfloat16 && weight.bfloat16_values &&
+      weight.grid.channels % 2 == 0) {
+    return *pairs;
+  }
+  const Conv2dKernels& kernels = kernels_for(isa);
+  return weight.grid.channels <= 4  ? kernels.narrow_tiles
+         : weight.grid.filters == 1 ? kernels.one_filter_tiles
+                                    : kernels.pixel_tiles;
+}
+
 Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Plan* plan) {
   const WeightShape& shape = problem.weight.shape;
   const GroupGrid& grid = problem.weight.grid;
   const Conv2dKernels& kernels = kernels_for(isa);
-  const PixelTiles& tiles = grid.channels <= 4  ? kernels.narrow_tiles
-                            : grid.filters == 1 ? kernels.one_filter_tiles
-                                                : kernels.pixel_tiles;
+  const PixelTiles& tiles = tiles_for(problem, isa);
   plan_tiles(tiles, plan);
   plan->source = choose_source(problem, kernels);
   plan->shares_filters = shares_filters(problem, *plan, threads);

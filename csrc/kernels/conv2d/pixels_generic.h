@@ -1,194 +1,16 @@
 // SPDX-License-Identifier: MIT
-// Pixels on the lanes: the steps of kernel.h, once for every instruction set. See
+// Pixels on the lanes: weights times activations, once for every instruction set. See
 // channels_generic.h for why everything is in an anonymous namespace.
 #pragma once
 
 #include <cstdint>
 #include <type_traits>
 
-#include "kernels/conv2d/finish_generic.h"
 #include "kernels/conv2d/kernel.h"
+#include "kernels/conv2d/planes_generic.h"
 
 namespace l1sparse {
 namespace {
-
-// ---- gather ---------------------------------------------------------------------------------
-
-// Bits `from` to `to` - 1, as far as they are bits of a vector.
-inline std::uint32_t bits_between(std::int64_t from, std::int64_t to) {
-  const std::int64_t low = clamp(from, 0, 31), high = clamp(to, low, 31);
-  return static_cast<std::uint32_t>((std::int64_t{1} << high) - (std::int64_t{1} << low));
-}
-
-// Which columns of a plane lie inside the input, and which input columns those are.
-struct PlaneColumns {
-  std::int64_t step, begin, end, count;
-};
-
-// to[c][i] = line[c][i * step] for begin <= i < end, else 0, for every i < count and c < channels.
-template <class V>
-void copy_columns(const PlaneColumns columns, int channels, const float* line,
-                  std::int64_t line_pitch, float* to, std::int64_t to_pitch) {
-  constexpr int kLanes = V::kLanes;
-  const auto [step, begin, end, count] = columns;
-  if (step > 2) {
-    for (int c = 0; c < channels; ++c, line += line_pitch, to += to_pitch) {
-      for (std::int64_t i = 0; i < count; ++i) {
-        to[i] = i >= begin && i < end ? line[i * step] : 0.0f;
-      }
-    }
-    return;
-  }
-  for (std::int64_t i = 0; i < count; i += kLanes) {
-    const float* from = line + i * step;
-    float* chunk = to + i;
-    // With step 2 a full vector reads one float past the last that it needs.
-    if (i >= begin && i + kLanes + (step - 1) <= end && i + kLanes <= count) {
-      for (int c = 0; c < channels; ++c, from += line_pitch, chunk += to_pitch) {
-        V::store(chunk, step == 1 ? V::load(from) : V::even(V::load(from), V::load(from + kLanes)));
-      }
-      continue;
-    }
-    const int stored = static_cast<int>(clamp(count - i, 0, kLanes));
-    const std::int64_t low = step * (begin - i), high = step * (end - i) - (step - 1);
-    const auto first = V::lanes_of_bits(bits_between(low, high));
-    const auto second = V::lanes_of_bits(bits_between(low - kLanes, high - kLanes));
-    for (int c = 0; c < channels; ++c, from += line_pitch, chunk += to_pitch) {
-      typename V::Reg r = V::load_lanes(from, first);
-      if (step == 2) r = V::even(r, V::load_lanes(from + kLanes, second));
-      V::store_partial(chunk, r, stored);
-    }
-  }
-}
-
-// The columns [low, high) of an input row, `channels` <= V::kLanes channels of it, to lines.
-template <class V, class T>
-void gather_lines(const PlanesJob& job, const T* row, int channels, std::int64_t low,
-                  std::int64_t high, float* lines, std::int64_t line_pitch) {
-  constexpr int kLanes = V::kLanes;
-  if (job.col_stride == 1) {
-    for (int c = 0; c < channels; ++c) {
-      const T* from = row + c * job.channel_stride;
-      float* to = lines + c * line_pitch - low;
-      std::int64_t at = low;
-      for (; at + kLanes <= high; at += kLanes) V::store(to + at, V::load(from + at));
-      if (at < high) {
-        const int left = static_cast<int>(high - at);
-        V::store_partial(to + at, V::load_partial(from + at, left), left);
-      }
-    }
-    return;
-  }
-  if (job.channel_stride == 1) {
-    for (std::int64_t at = low; at < high; at += kLanes) {
-      const int pixels = high - at < kLanes ? static_cast<int>(high - at) : kLanes;
-      const T* pixel = row + at * job.col_stride;
-      float* to = lines + at - low;
-      typename V::Reg r[kLanes];
-      if (channels == kLanes && pixels == kLanes) {
-        for (int i = 0; i < kLanes; ++i) r[i] = V::load(pixel + i * job.col_stride);
-        V::transpose(r);
-        for (int c = 0; c < kLanes; ++c) V::store(to + c * line_pitch, r[c]);
-      } else {
-        for (int i = 0; i < kLanes; ++i) {
-          r[i] = i < pixels ? V::load_partial(pixel + i * job.col_stride, channels) : V::zero();
-        }
-        V::transpose(r);
-        for (int c = 0; c < channels; ++c) V::store_partial(to + c * line_pitch, r[c], pixels);
-      }
-    }
-    return;
-  }
-  for (int c = 0; c < channels; ++c) {
-    for (std::int64_t i = low; i < high; ++i) {
-      lines[c * line_pitch + i - low] = to_float(row[c * job.channel_stride + i * job.col_stride]);
-    }
-  }
-}
-
-// One input row of some channels to the planes of every set.
-template <class V, class T>
-void gather_plane_rows(const PlanesJob& job, const T* row, std::int64_t channel, int channels,
-                       std::int64_t panel_row) {
-  const auto plane_row = [&](std::int64_t set) {
-    return job.planes + (set * job.channels + channel) * job.plane_pitch +
-           panel_row * job.row_pitch;
-  };
-  const std::int64_t only = job.first_col + job.set_cols[0];
-  if (job.sets == 1 && job.col_step == 1 && only >= 0 && only + job.cols <= job.width) {
-    gather_lines<V>(job, row, channels, only, only + job.cols, plane_row(0), job.plane_pitch);
-    return;
-  }
-  const float* lines = nullptr;
-  std::int64_t line_pitch = job.channel_stride;
-  if constexpr (std::is_same_v<T, float>) {
-    if (job.col_stride == 1) lines = row;
-  }
-  if (lines == nullptr) {
-    std::int64_t low = job.width, high = 0;
-    for (std::int64_t set = 0; set < job.sets; ++set) {
-      const std::int64_t first = job.first_col + job.set_cols[set];
-      const std::int64_t last = first + (job.cols - 1) * job.col_step;
-      low = first < low ? first : low;
-      high = last + 1 > high ? last + 1 : high;
-    }
-    low = clamp(low, 0, job.width);
-    high = clamp(high, low, job.width);
-    gather_lines<V>(job, row, channels, low, high, job.lines, job.line_pitch);
-    lines = job.lines - low;
-    line_pitch = job.line_pitch;
-  }
-  for (std::int64_t set = 0; set < job.sets; ++set) {
-    const std::int64_t first = job.first_col + job.set_cols[set];
-    // The stretch of columns that lie inside the input.
-    const std::int64_t begin =
-        clamp(first < 0 ? (-first + job.col_step - 1) / job.col_step : 0, 0, job.cols);
-    const std::int64_t end =
-        clamp(first < job.width ? (job.width - first + job.col_step - 1) / job.col_step : 0, begin,
-              job.cols);
-    copy_columns<V>({job.col_step, begin, end, job.cols}, channels, lines + first, line_pitch,
-                    plane_row(set), job.plane_pitch);
-  }
-}
-
-template <class V, class T>
-void gather_planes(const PlanesJob& shared) {
-  const PlanesJob job = shared;
-  constexpr int kLanes = V::kLanes;
-  static_assert(kLanes <= kPlaneLines);
-  // With channels_last, a cache line of the input brings this many channels of a pixel.
-  constexpr std::int64_t kTogether = 64 / sizeof(T);
-  const T* input = static_cast<const T*>(job.input);
-  for (std::int64_t block = 0; block < job.channels; block += kTogether) {
-    const std::int64_t block_end = clamp(block + kTogether, 0, job.channels);
-    std::int64_t panel_row = 0;
-    for (std::int64_t k = 0; k < job.rows.run_count; ++k) {
-      const AxisRun& run = job.rows.runs[k];
-      for (std::int64_t i = 0; i < run.count; ++i, ++panel_row) {
-        const std::int64_t row = job.first_row + run.source + i * run.step;
-        const bool inside = row >= 0 && row < job.height;
-        for (std::int64_t channel = block; channel < block_end; channel += kLanes) {
-          const int channels = static_cast<int>(clamp(block_end - channel, 0, kLanes));
-          if (inside) {
-            gather_plane_rows<V, T>(job,
-                                    input + channel * job.channel_stride + row * job.row_stride,
-                                    channel, channels, panel_row);
-            continue;
-          }
-          for (std::int64_t set = 0; set < job.sets; ++set) {
-            for (int c = 0; c < channels; ++c) {
-              fill_zero(job.planes + (set * job.channels + channel + c) * job.plane_pitch +
-                            panel_row * job.row_pitch,
-                        job.cols);
-            }
-          }
-        }
-      }
-    }
-  }
-}
-
-// ---- accumulate -----------------------------------------------------------------------------
 
 // What is left to do of a column.
 template <class T>
@@ -309,6 +131,24 @@ __attribute__((noinline)) void add_last_channels(const ColumnsJob& job, ColumnWo
   if ((channels & 2) != 0) add_channels<V, E, kVectors, kLone, 2, T>(job, work);
   if ((channels & 1) != 0) add_channels<V, E, kVectors, kLone, 1, T>(job, work);
 }
+
+// A way to add a column: the activations of kMaxChannels channels stay in registers. E holds the
+// channels of a lone output, if there is one.
+template <class V, class E, int kVectors, bool kLone, int kMaxChannels>
+struct KeepActivations {
+  static_assert(!kLone || (E::kLanes == kLoneLanes && kMaxChannels <= E::kLanes));
+
+  template <class T>
+  L1SPARSE_INLINE static void add_column(const ColumnsJob& job, ColumnWork<T> work,
+                                         std::int64_t channels) {
+    for (; channels >= kMaxChannels; channels -= kMaxChannels) {
+      add_channels<V, E, kVectors, kLone, kMaxChannels, T>(job, work);
+    }
+    if (channels != 0) {
+      add_last_channels<V, E, kVectors, kLone, kMaxChannels, T>(job, work, channels);
+    }
+  }
+};
 
 // The first of ascending entries that is not below `bound`.
 inline const std::uint32_t* first_not_below(const std::uint32_t* entry, const std::uint32_t* end,
@@ -452,14 +292,21 @@ L1SPARSE_INLINE void add_column_to_filters(const ColumnsJob& job, ColumnWork<T> 
   }
 }
 
+// A way to add a column: the sums of kFilters filters stay in registers.
+template <class V, int kVectors, int kFilters>
+struct KeepSums {
+  template <class T>
+  L1SPARSE_INLINE static void add_column(const ColumnsJob& job, ColumnWork<T> work,
+                                         std::int64_t channels) {
+    add_column_to_filters<V, kVectors, kFilters, T>(job, work, channels);
+  }
+};
+
 // ---- all columns of a tile ------------------------------------------------------------------
 
-// E holds the channels of a lone output, if there is one. kFilters is 0 where activations stay in
-// registers, of kMaxChannels channels; else the sums of so many filters do.
-template <class V, class E, int kVectors, bool kLone, int kMaxChannels, int kFilters, class T>
+// By a way to add one of them.
+template <class V, class E, int kVectors, bool kLone, class Way, class T>
 void accumulate_columns(ColumnsJob& shared) {
-  static_assert(!kLone || kFilters == 0);
-  static_assert(!kLone || (E::kLanes == kLoneLanes && kMaxChannels <= E::kLanes));
   // A copy that no store can change, so that its members stay in registers.
   const ColumnsJob job = shared;
   // Sums to work on, counted from the block's first filter.
@@ -494,18 +341,8 @@ void accumulate_columns(ColumnsJob& shared) {
     if (work.entry == work.end) continue;
     work.weight = job.values + (work.entry - job.filter_groups) * group_size;
     work.activation = static_cast<const T*>(job.tile) + job.column_offset[column];
-    std::int64_t channels =
-        column >= job.columns - job.taps ? job.last_channels : job.group_channels;
-    if constexpr (kFilters != 0) {
-      add_column_to_filters<V, kVectors, kFilters, T>(job, work, channels);
-    } else {
-      for (; channels >= kMaxChannels; channels -= kMaxChannels) {
-        add_channels<V, E, kVectors, kLone, kMaxChannels, T>(job, work);
-      }
-      if (channels != 0) {
-        add_last_channels<V, E, kVectors, kLone, kMaxChannels, T>(job, work, channels);
-      }
-    }
+    Way::template add_column<T>(
+        job, work, column >= job.columns - job.taps ? job.last_channels : job.group_channels);
   }
   if constexpr (kLone) {
     for (std::int64_t first = begin; first < end; first += E::kBatch) {
@@ -531,18 +368,19 @@ void accumulate_columns(ColumnsJob& shared) {
 // activations of kMaxChannels channels; the second has a lone output besides. In the third,
 // registers hold the sums of kFilters filters.
 #define L1SPARSE_PIXEL_TILE(V, kVectors, kMaxChannels, cost) \
-  L1SPARSE_TILE_OF(V, V, kVectors, false, kMaxChannels, 0, cost)
+  L1SPARSE_TILE_OF(V, V, kVectors, false, cost, KeepActivations<V, V, kVectors, false, kMaxChannels>)
 #define L1SPARSE_LONE_TILE(V, E, kVectors, kMaxChannels, cost) \
-  L1SPARSE_TILE_OF(V, E, kVectors, true, kMaxChannels, 0, cost)
+  L1SPARSE_TILE_OF(V, E, kVectors, true, cost, KeepActivations<V, E, kVectors, true, kMaxChannels>)
 #define L1SPARSE_FILTERS_TILE(V, kVectors, kFilters, cost) \
-  L1SPARSE_TILE_OF(V, V, kVectors, false, 8, kFilters, cost)
-#define L1SPARSE_TILE_OF(V, E, kVectors, kLone, kMaxChannels, kFilters, cost)           \
-  {                                                                                     \
-    kVectors *V::kLanes + kLone, kLone, cost, {                                         \
-      &accumulate_columns<V, E, kVectors, kLone, kMaxChannels, kFilters, float>,        \
-          &accumulate_columns<V, E, kVectors, kLone, kMaxChannels, kFilters, BFloat16>, \
-          &accumulate_columns<V, E, kVectors, kLone, kMaxChannels, kFilters, Float16>   \
-    }                                                                                   \
+  L1SPARSE_TILE_OF(V, V, kVectors, false, cost, KeepSums<V, kVectors, kFilters>)
+// The last argument is the way, whose name has commas.
+#define L1SPARSE_TILE_OF(V, E, kVectors, kLone, cost, ...)                  \
+  {                                                                         \
+    kVectors *V::kLanes + kLone, kLone, cost, {                             \
+      &accumulate_columns<V, E, kVectors, kLone, __VA_ARGS__, float>,        \
+          &accumulate_columns<V, E, kVectors, kLone, __VA_ARGS__, BFloat16>, \
+          &accumulate_columns<V, E, kVectors, kLone, __VA_ARGS__, Float16>   \
+    }                                                                       \
   }
 
 #define L1SPARSE_PIXEL_TILES(array, with_lone) {array, sizeof(array) / sizeof(array[0]), with_lone}

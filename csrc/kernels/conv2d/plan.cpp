@@ -5,11 +5,16 @@ namespace l1sparse {
 
 const Conv2dKernels& kernels_for(Isa isa) {
   static constexpr const Conv2dKernels* kTables[] = {
-#define L1SPARSE_ISA(name) &conv2d_##name,
+#define L1SPARSE_ISA(name, kernels) &conv2d_##kernels,
 #include "base/isa.inc"
 #undef L1SPARSE_ISA
   };
   return *kTables[static_cast<int>(isa)];
+}
+
+const PixelTiles* pair_tiles_for([[maybe_unused]] Isa isa) {
+  L1SPARSE_PAIRS(if (isa == Isa::avx512_bf16) return &conv2d_pairs_avx512_bf16;)
+  return nullptr;
 }
 
 PanelAxis plan_axis(std::int64_t outputs, std::int64_t stride, std::int64_t kernel,

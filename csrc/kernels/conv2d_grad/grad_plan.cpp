@@ -7,7 +7,7 @@ namespace l1sparse {
 
 const Conv2dGradKernels& grad_kernels_for(Isa isa) {
   static constexpr const Conv2dGradKernels* kTables[] = {
-#define L1SPARSE_ISA(name) &conv2d_grad_##name,
+#define L1SPARSE_ISA(name, kernels) &conv2d_grad_##kernels,
 #include "base/isa.inc"
 #undef L1SPARSE_ISA
   };

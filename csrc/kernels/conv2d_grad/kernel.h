@@ -84,7 +84,7 @@ struct Conv2dGradKernels {
   void (*weight_grad)(WeightGradJob&);
 };
 
-#define L1SPARSE_ISA(name) extern const Conv2dGradKernels conv2d_grad_##name;
+#define L1SPARSE_ISA(name, kernels) extern const Conv2dGradKernels conv2d_grad_##kernels;
 #include "base/isa.inc"
 #undef L1SPARSE_ISA
 

@@ -10,7 +10,7 @@ using Kernel = void (*)(const GroupL1Job&);
 
 Kernel kernel_for(Isa isa) {
   static constexpr const Kernel* kKernels[] = {
-#define L1SPARSE_ISA(name) &group_l1_##name,
+#define L1SPARSE_ISA(name, kernels) &group_l1_##kernels,
 #include "base/isa.inc"
 #undef L1SPARSE_ISA
   };

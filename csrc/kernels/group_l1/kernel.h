@@ -13,7 +13,7 @@ struct GroupL1Job {
   float* norms;  // [ceil(channels / group_channels)][taps]
 };
 
-#define L1SPARSE_ISA(name) extern void (*const group_l1_##name)(const GroupL1Job& job);
+#define L1SPARSE_ISA(name, kernels) extern void (*const group_l1_##kernels)(const GroupL1Job& job);
 #include "base/isa.inc"
 #undef L1SPARSE_ISA
 

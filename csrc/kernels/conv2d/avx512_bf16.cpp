@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: MIT
+#define L1SPARSE_KERNEL_ISA "avx512_bf16"
+// GCC 12's own AVX-512 intrinsics read an uninitialised dummy (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#include "base/pairs_x86.h"
+#include "kernels/conv2d/pixel_pairs_generic.h"
+
+namespace l1sparse {
+namespace {
+constexpr PixelTile kTiles[] = {L1SPARSE_PAIRS_TILE(F32x16, BF16PairsX16, 4, 4, 800),
+                                L1SPARSE_PAIRS_TILE(F32x16, BF16PairsX16, 3, 4, 620),
+                                L1SPARSE_PAIRS_TILE(F32x16, BF16PairsX16, 2, 4, 440),
+                                L1SPARSE_PAIRS_TILE(F32x16, BF16PairsX16, 1, 4, 260),
+                                L1SPARSE_PAIRS_TILE(F32x8, BF16PairsX8, 3, 4, 380),
+                                L1SPARSE_PAIRS_TILE(F32x8, BF16PairsX8, 1, 4, 180)};
+constexpr PixelTile kLone = L1SPARSE_LONE_PAIRS_TILE(F32x16, BF16PairsX16, F32x8, 3, 4, 630);
+}  // namespace
+
+const PixelTiles conv2d_pairs_avx512_bf16 = L1SPARSE_PIXEL_TILES(kTiles, &kLone);
+}  // namespace l1sparse

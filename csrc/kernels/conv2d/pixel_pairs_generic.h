@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: MIT
+// Pixels on the lanes, on instructions that add two products of bfloat16 numbers to a float32:
+// lanes hold two channels of a pixel. For weights that are bfloat16 numbers exactly, in groups of
+// an even number of channels.
+#pragma once
+
+#include "kernels/conv2d/pixels_generic.h"
+
+namespace l1sparse {
+namespace {
+
+// sums[filter] += weights * activations, for kPairs pairs of channels of one column (without
+// kSecond for one channel, whose partner's weight is 0) and every filter that kept it; moves `work`
+// on by these channels. P is lanes of pairs, as many as V's.
+template <class V, class P, class E, int kVectors, bool kLone, int kPairs, bool kSecond, class T>
+L1SPARSE_INLINE void add_pairs(const ColumnsJob& job, ColumnWork<T>& work) {
+  static_assert(kSecond || kPairs == 1);
+  constexpr int kChannels = kSecond ? 2 * kPairs : 1;
+  constexpr int kOutputs = kVectors * V::kLanes;
+  constexpr std::uint64_t kAll = ~std::uint64_t{0} >> (64 - kOutputs);
+  const std::int64_t channel_pitch = job.channel_pitch;
+  typename P::Reg x[kPairs][kVectors];
+  if (kSecond && (work.inside & kAll) == kAll) {
+#pragma GCC unroll 8
+    for (int p = 0; p < kPairs; ++p) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        const T* first = work.activation + 2 * p * channel_pitch + v * V::kLanes;
+        x[p][v] = P::load(first, first + channel_pitch);
+      }
+    }
+  } else {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      const auto lanes = V::lanes_of_bits(static_cast<std::uint32_t>(work.inside >> v * V::kLanes));
+#pragma GCC unroll 8
+      for (int p = 0; p < kPairs; ++p) {
+        const T* first = work.activation + 2 * p * channel_pitch + v * V::kLanes;
+        x[p][v] = kSecond ? P::load_lanes(first, first + channel_pitch, lanes)
+                          : P::load_first(first, lanes);
+      }
+    }
+  }
+  typename E::Reg lone_x = E::zero();
+  if constexpr (kLone) {
+    if ((work.inside >> kOutputs & 1) != 0) {
+      lone_x = channels_of<E, kChannels>(work.activation + kOutputs, channel_pitch);
+    }
+  }
+  const std::int64_t group_filters = job.group_filters, group_channels = job.group_channels;
+  float* const lone_of_zero = job.lone_lanes - job.first_filter_group * group_filters * kLoneLanes;
+  const std::int64_t sums_pitch = job.sums_pitch, group_pitch = group_filters * sums_pitch;
+  float* const sums_of_zero = job.sums - job.first_filter_group * group_pitch;
+  const float* weight = work.weight;
+  for (const std::uint32_t* entry = work.entry; entry != work.end; ++entry) {
+    float* sums = sums_of_zero + *entry * group_pitch;
+    float* lone = lone_of_zero + *entry * group_filters * kLoneLanes;
+    std::int64_t filters = group_filters;
+    do {
+      typename V::Reg acc[kVectors];
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) acc[v] = V::load(sums + v * V::kLanes);
+#pragma GCC unroll 8
+      for (int p = 0; p < kPairs; ++p) {
+        const typename P::Reg w = P::broadcast(weight + 2 * p);
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) acc[v] = P::dot(x[p][v], w, acc[v]);
+      }
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) V::store(sums + v * V::kLanes, acc[v]);
+      if constexpr (kLone) {
+        const typename E::Reg w =
+            kChannels == E::kLanes ? E::load(weight) : E::load_partial(weight, kChannels);
+        E::store(lone, E::fma(lone_x, w, E::load(lone)));
+        lone += kLoneLanes;
+      }
+      weight += group_channels;
+      sums += sums_pitch;
+    } while (--filters != 0);
+  }
+  work.activation += kChannels * channel_pitch;
+  work.weight += kChannels;
+}
+
+// The channels that do not fill the registers.
+template <class V, class P, class E, int kVectors, bool kLone, int kMaxPairs, class T>
+__attribute__((noinline)) void add_last_pairs(const ColumnsJob& job, ColumnWork<T> work,
+                                              std::int64_t channels) {
+  if constexpr (kMaxPairs > 4) {
+    if ((channels & 8) != 0) add_pairs<V, P, E, kVectors, kLone, 4, true, T>(job, work);
+  }
+  if constexpr (kMaxPairs > 2) {
+    if ((channels & 4) != 0) add_pairs<V, P, E, kVectors, kLone, 2, true, T>(job, work);
+  }
+  if ((channels & 2) != 0) add_pairs<V, P, E, kVectors, kLone, 1, true, T>(job, work);
+  if ((channels & 1) != 0) add_pairs<V, P, E, kVectors, kLone, 1, false, T>(job, work);
+}
+
+// A way to add a column: the activations of kMaxPairs pairs of channels stay in registers.
+template <class V, class P, class E, int kVectors, bool kLone, int kMaxPairs>
+struct KeepPairs {
+  static_assert(!kLone || (E::kLanes == kLoneLanes && 2 * kMaxPairs <= E::kLanes));
+
+  template <class T>
+  L1SPARSE_INLINE static void add_column(const ColumnsJob& job, ColumnWork<T> work,
+                                         std::int64_t channels) {
+    for (; channels >= 2 * kMaxPairs; channels -= 2 * kMaxPairs) {
+      add_pairs<V, P, E, kVectors, kLone, kMaxPairs, true, T>(job, work);
+    }
+    if (channels != 0) {
+      add_last_pairs<V, P, E, kVectors, kLone, kMaxPairs, T>(job, work, channels);
+    }
+  }
+};
+
+}  // namespace
+}  // namespace l1sparse
+
+// Entries of an instruction set's tables of pairs; float16 has none.
+#define L1SPARSE_PAIRS_TILE(V, P, kVectors, kMaxPairs, cost) \
+  L1SPARSE_PAIRS_TILE_OF(V, P, V, kVectors, false, kMaxPairs, cost)
+#define L1SPARSE_LONE_PAIRS_TILE(V, P, E, kVectors, kMaxPairs, cost) \
+  L1SPARSE_PAIRS_TILE_OF(V, P, E, kVectors, true, kMaxPairs, cost)
+#define L1SPARSE_PAIRS_TILE_OF(V, P, E, kVectors, kLone, kMaxPairs, cost)                       \
+  {                                                                                             \
+    kVectors *V::kLanes + kLone, kLone, cost, {                                                 \
+      &accumulate_columns<V, E, kVectors, kLone,                                                \
+                          KeepPairs<V, P, E, kVectors, kLone, kMaxPairs>, float>,               \
+          &accumulate_columns<V, E, kVectors, kLone,                                            \
+                              KeepPairs<V, P, E, kVectors, kLone, kMaxPairs>, BFloat16>,        \
+          nullptr                                                                               \
+    }                                                                                           \
+  }
