@@ -80,10 +80,10 @@ def test_all_gradients_are_those_of_the_dense_convolution(
     values = gather_values(weight, pattern)
     shape = list(weight.shape)
     output = values_conv2d(input, values, pattern, shape, bias, *geometry, residual, activation)
-    assert OPS._last_conv2d_isa() == isa
+    assert OPS._last_conv2d_isa() == isa.removesuffix("_bf16")  # which adds nothing here
     grad_output = torch.randn_like(output)
     actual = torch.autograd.grad(output, leaves, grad_output)
-    assert OPS._last_conv2d_isa() == isa
+    assert OPS._last_conv2d_isa() == isa.removesuffix("_bf16")  # which adds nothing here
     assert actual[0].stride() == input.stride()
     assert (actual[1][~kept].view(torch.int32) == 0).all()
 

@@ -108,6 +108,7 @@ def check_case(
         torch.set_num_threads(case.threads)
         torch.manual_seed(0)
         weight, mask = pruned_weight(case.weight_shape, case.group, case.density)
+        weight = weight.to(case.dtype).float()  # as a layer of this type has it
         kept = masked(weight, mask, case.group).double()
         input = torch.randn(case.batch, case.groups * case.channels, *case.size).to(case.dtype)
         bias = torch.randn(case.weight_shape[0]) if case.bias else None
@@ -144,9 +145,27 @@ def check_case(
             tolerance = tolerance + expected.abs() * torch.finfo(case.dtype).eps / 2 + 2**-25
         assert ((output - expected).abs() <= tolerance).all()
         if output.numel():
-            assert torch.ops.l1sparse._last_conv2d_isa() == isa
+            ran = torch.ops.l1sparse._last_conv2d_isa()
+            assert ran in (isa, isa.removesuffix("_bf16"))  # see the test of bfloat16 weights
 
     return check
+
+
+@pytest.mark.parametrize("group", [(1, 8), (4, 4), (2, 6), (1, 2), (1, 3)])
+def test_weights_that_are_bfloat16_numbers_are_multiplied_as_such(group: Pair, isa: str) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(8, 23, 3, 3)
+    input = torch.randn(2, 23, 9, 9).bfloat16()
+
+    def kernels_for(weight: Tensor) -> str:
+        output = sparse_conv2d(input, pack(weight, group=group, strategy="pixels"), padding=1)
+        expected = F.conv2d(input.double(), weight.double(), padding=1)
+        torch.testing.assert_close(output.double(), expected, rtol=2**-8, atol=2**-8)
+        return str(torch.ops.l1sparse._last_conv2d_isa())
+
+    assert kernels_for(weight) == isa.removesuffix("_bf16")
+    pairs = group[1] % 2 == 0 and group[1] >= 4
+    assert kernels_for(weight.bfloat16().float()) == (isa if pairs else isa.removesuffix("_bf16"))
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")  # dense torch has to copy there

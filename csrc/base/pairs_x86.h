@@ -22,6 +22,13 @@ alignas(32) constexpr std::uint16_t kHalvesToPairs8[16] = {0, 8,  1, 9,  2, 10, 
 alignas(16) constexpr std::uint8_t kUpperHalves[16] = {2, 3, 6, 7, 2, 3, 6, 7,
                                                        2, 3, 6, 7, 2, 3, 6, 7};
 
+// Eight weights to four pairs. Through memory, since the ports that shuffle registers multiply too.
+inline void narrow_to_pairs(const float* weights, std::uint32_t (&pairs)[4]) {
+  const auto narrow = (__m128i)_mm256_cvtneps_pbh(_mm256_loadu_ps(weights));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(pairs), narrow);
+  asm("" : "+m"(pairs));  // or the compiler would shuffle after all
+}
+
 struct BF16PairsX16 {
   using Reg = __m512i;
   using Lanes = __mmask16;
@@ -62,6 +69,7 @@ struct BF16PairsX16 {
     const __m128i order = _mm_load_si128(reinterpret_cast<const __m128i*>(kUpperHalves));
     return _mm512_shuffle_epi8(_mm512_set1_epi64(both), _mm512_broadcast_i32x4(order));
   }
+  static Reg broadcast(std::uint32_t pair) { return _mm512_set1_epi32(static_cast<int>(pair)); }
   static __m512 dot(Reg a, Reg b, __m512 sum) {
     return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
   }
@@ -107,6 +115,7 @@ struct BF16PairsX8 {
     const __m128i order = _mm_load_si128(reinterpret_cast<const __m128i*>(kUpperHalves));
     return _mm256_shuffle_epi8(_mm256_set1_epi64x(both), _mm256_broadcastsi128_si256(order));
   }
+  static Reg broadcast(std::uint32_t pair) { return _mm256_set1_epi32(static_cast<int>(pair)); }
   static __m256 dot(Reg a, Reg b, __m256 sum) {
     return _mm256_dpbf16_ps(sum, (__m256bh)a, (__m256bh)b);
   }

@@ -30,7 +30,8 @@ const char* format_of(Code code) {
     case Code::packed_version:
       return "packed: format version %lld cannot be read, expected version %lld";
     case Code::packed_dtype:
-      return "packed: value type %lld is unknown or not what the values are, expected %lld (float32)";
+      return "packed: value type %lld is unknown or not what the values are, expected %lld "
+             "(float32)";
     case Code::packed_strategy:
       return "packed: strategy %lld is unknown, expected 0 to %lld";
     case Code::packed_field:

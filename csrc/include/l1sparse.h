@@ -89,9 +89,9 @@ L1SPARSE_API void l1sparse_status_text(l1sparse_status status, char* text, size_
 /* major * 10000 + minor * 100 + patch, of the library that runs; compare it with the macros. */
 L1SPARSE_API int32_t l1sparse_version(void);
 
-/* Whether the library has what `name` says: "avx512", "avx2", "neon", "scalar" (instruction sets
- * compiled in), "float16", "bfloat16", "threads", "pack", "group_l1_norm". Unknown names and NULL
- * give 0. */
+/* Whether the library has what `name` says: "avx512_bf16", "avx512", "avx2", "neon", "scalar"
+ * (instruction sets compiled in), "float16", "bfloat16", "threads", "pack", "group_l1_norm".
+ * Unknown names and NULL give 0. */
 L1SPARSE_API int32_t l1sparse_has(const char* name);
 
 /* The instruction set that convolutions run on: the best that this processor has, unless selected

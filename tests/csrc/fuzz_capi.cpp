@@ -258,8 +258,8 @@ void convolve(Source& source, const l1sparse_weight& weight, const l1sparse_shap
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   Source source(data, size);
   const auto mode = source.take<std::uint8_t>();
-  static constexpr const char* kIsas[] = {"avx512", "avx2", "neon", "scalar", ""};
-  if (!ok(l1sparse_select_isa(kIsas[source.between(0, 4)]))) l1sparse_select_isa("");
+  static constexpr const char* kIsas[] = {"avx512", "avx2", "neon", "scalar", "avx512_bf16", ""};
+  if (!ok(l1sparse_select_isa(kIsas[source.between(0, 5)]))) l1sparse_select_isa("");
   std::vector<std::uint8_t> bytes;
   Source how = source;  // numbers for the convolution, where the rest is the weight
   if ((mode & 1) != 0) {

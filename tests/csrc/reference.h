@@ -205,7 +205,8 @@ inline std::string kernels_of(const Conv2dProblem& problem, Isa isa) {
   const PackedView& weight = problem.weight;
   const bool pairs = isa_name(isa) == std::string("avx512_bf16") &&
                      problem.dtype == DType::bfloat16 && weight.strategy == Strategy::pixels &&
-                     weight.bfloat16_values && weight.grid.channels % 2 == 0;
+                     weight.bfloat16_values && weight.grid.channels % 2 == 0 &&
+                     weight.grid.channels >= 4;
   return pairs ? isa_name(isa) : name_of_kernels(isa);
 }
 

@@ -261,7 +261,7 @@ def test_memory_that_is_no_weight_is_told(library: Library) -> None:
 def test_version_features_and_instruction_sets(installed: Path, small: Path) -> None:
     whole, one = Library(installed), Library(small)
     assert whole.c.l1sparse_version() == 100
-    names = ("avx512", "avx2", "neon", "scalar")
+    names = ("avx512_bf16", "avx512", "avx2", "neon", "scalar")
     compiled = [name for name in names if whole.c.l1sparse_has(name.encode())]
     assert compiled == l1sparse.build_info()["compiled"]
     alone = SMALL_ISA[platform.machine()]

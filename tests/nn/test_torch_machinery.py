@@ -7,6 +7,7 @@ import copy
 import io
 import multiprocessing
 import socket
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrize, prune
+from torch.utils.cpp_extension import include_paths, library_paths
 
-from l1sparse import SparseConv2d, pack, sparse_conv2d
+import l1sparse._C
+from l1sparse import SparseConv2d, accelerate, pack, sparse_conv2d
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
+AOTI_EXAMPLE = Path(__file__).parents[2] / "examples" / "aoti" / "run.cpp"
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 
@@ -97,8 +101,23 @@ def test_export_with_dynamic_shapes_saves_and_loads(packed: bool) -> None:
             torch.testing.assert_close(again(x), net(x), **CLOSE)
 
 
-def test_an_aot_inductor_package_runs(tmp_path: Path) -> None:
-    net = nn.Sequential(pruned().drop_dense_weight(), nn.ReLU()).eval()
+@pytest.fixture(scope="module")
+def cpp_runner(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example's C++ program, which has no Python in it."""
+    program = tmp_path_factory.mktemp("aoti") / "run"
+    folders = [f"-isystem{folder}" for folder in include_paths()]
+    (libraries,) = library_paths()
+    linked = [f"-L{libraries}", f"-Wl,-rpath,{libraries}", "-Wl,--no-as-needed"]
+    linked += ["-ltorch", "-ltorch_cpu", "-lc10", "-ldl"]
+    command = ["g++", "-std=c++20", "-O0", "-Wall", str(AOTI_EXAMPLE), "-o", str(program)]
+    subprocess.run([*command, *folders, *linked], check=True)
+    return program
+
+
+def test_an_aot_inductor_package_runs_in_python_and_in_cpp(
+    tmp_path: Path, cpp_runner: Path
+) -> None:
+    net = accelerate(network(), INPUT)
     with torch.no_grad():
         program = torch.export.export(net, (INPUT,))
         path = torch._inductor.aoti_compile_and_package(
@@ -107,8 +126,21 @@ def test_an_aot_inductor_package_runs(tmp_path: Path) -> None:
             # Little to run, but headers of torch to compile.
             inductor_configs={"aot_inductor.compile_wrapper_opt_level": "O0"},
         )
+        expected = net(INPUT)
         loaded = torch._inductor.aoti_load_package(path)
-        torch.testing.assert_close(loaded(INPUT), net(INPUT), **CLOSE)
+        torch.testing.assert_close(loaded(INPUT), expected, **CLOSE)
+    torch.save(INPUT, tmp_path / "input.pt")
+
+    def run_in_cpp(operators: str) -> subprocess.CompletedProcess[str]:
+        tensors = [str(tmp_path / name) for name in ("input.pt", "output.pt")]
+        command = [str(cpp_runner), operators, path, *tensors]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = run_in_cpp(l1sparse._C.__file__)
+    assert done.returncode == 0, done.stderr
+    torch.testing.assert_close(torch.load(tmp_path / "output.pt"), expected, **CLOSE)
+    without = run_in_cpp("nowhere.so")
+    assert (without.returncode, "nowhere.so" in without.stderr) == (1, True)
 
 
 def test_jit_trace_keeps_what_is_packed_and_takes_other_shapes() -> None:

@@ -182,7 +182,8 @@ struct Conv2dKernels {
 #else
 #define L1SPARSE_PAIRS(...)
 #endif
-// Tiles for weights that are bfloat16 numbers exactly, in groups of an even number of channels.
+// Tiles for weights that are bfloat16 numbers exactly, in groups of an even number of channels, at
+// least four.
 L1SPARSE_PAIRS(extern const PixelTiles conv2d_pairs_avx512_bf16;)
 
 #define L1SPARSE_ISA(name, kernels) extern const Conv2dKernels conv2d_##kernels;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Pixels on the lanes, on instructions that add two products of bfloat16 numbers to a float32:
 // lanes hold two channels of a pixel. For weights that are bfloat16 numbers exactly, in groups of
-// an even number of channels.
+// an even number of channels, at least four.
 #pragma once
 
 #include "kernels/conv2d/pixels_generic.h"
@@ -57,12 +57,21 @@ L1SPARSE_INLINE void add_pairs(const ColumnsJob& job, ColumnWork<T>& work) {
     float* lone = lone_of_zero + *entry * group_filters * kLoneLanes;
     std::int64_t filters = group_filters;
     do {
+      // Beside a lone output it is the slower way (docs/kernels.md).
+      constexpr bool kThroughMemory = kPairs == 4 && !kLone;
+      std::uint32_t pairs[4];
+      if constexpr (kThroughMemory) narrow_to_pairs(weight, pairs);
       typename V::Reg acc[kVectors];
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) acc[v] = V::load(sums + v * V::kLanes);
 #pragma GCC unroll 8
       for (int p = 0; p < kPairs; ++p) {
-        const typename P::Reg w = P::broadcast(weight + 2 * p);
+        typename P::Reg w;
+        if constexpr (kThroughMemory) {
+          w = P::broadcast(pairs[p]);
+        } else {
+          w = P::broadcast(weight + 2 * p);
+        }
 #pragma GCC unroll 8
         for (int v = 0; v < kVectors; ++v) acc[v] = P::dot(x[p][v], w, acc[v]);
       }
@@ -121,13 +130,13 @@ struct KeepPairs {
   L1SPARSE_PAIRS_TILE_OF(V, P, V, kVectors, false, kMaxPairs, cost)
 #define L1SPARSE_LONE_PAIRS_TILE(V, P, E, kVectors, kMaxPairs, cost) \
   L1SPARSE_PAIRS_TILE_OF(V, P, E, kVectors, true, kMaxPairs, cost)
-#define L1SPARSE_PAIRS_TILE_OF(V, P, E, kVectors, kLone, kMaxPairs, cost)                       \
-  {                                                                                             \
-    kVectors *V::kLanes + kLone, kLone, cost, {                                                 \
-      &accumulate_columns<V, E, kVectors, kLone,                                                \
-                          KeepPairs<V, P, E, kVectors, kLone, kMaxPairs>, float>,               \
-          &accumulate_columns<V, E, kVectors, kLone,                                            \
-                              KeepPairs<V, P, E, kVectors, kLone, kMaxPairs>, BFloat16>,        \
-          nullptr                                                                               \
-    }                                                                                           \
+#define L1SPARSE_PAIRS_TILE_OF(V, P, E, kVectors, kLone, kMaxPairs, cost)                        \
+  {                                                                                              \
+    kVectors *V::kLanes + kLone, kLone, cost, {                                                  \
+      &accumulate_columns<V, E, kVectors, kLone, KeepPairs<V, P, E, kVectors, kLone, kMaxPairs>, \
+                          float>,                                                                \
+          &accumulate_columns<V, E, kVectors, kLone,                                             \
+                              KeepPairs<V, P, E, kVectors, kLone, kMaxPairs>, BFloat16>,         \
+          nullptr                                                                                \
+    }                                                                                            \
   }

@@ -177,7 +177,7 @@ const PixelTiles& tiles_for(const Conv2dProblem& problem, Isa isa) {
   const PackedView& weight = problem.weight;
   const PixelTiles* pairs = pair_tiles_for(isa);
   if (pairs != nullptr && problem.dtype == DType::bfloat16 && weight.bfloat16_values &&
-      weight.grid.channels % 2 == 0) {
+      weight.grid.channels % 2 == 0 && weight.grid.channels >= 4) {
     return *pairs;
   }
   const Conv2dKernels& kernels = kernels_for(isa);

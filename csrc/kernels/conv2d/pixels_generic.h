@@ -368,19 +368,20 @@ void accumulate_columns(ColumnsJob& shared) {
 // activations of kMaxChannels channels; the second has a lone output besides. In the third,
 // registers hold the sums of kFilters filters.
 #define L1SPARSE_PIXEL_TILE(V, kVectors, kMaxChannels, cost) \
-  L1SPARSE_TILE_OF(V, V, kVectors, false, cost, KeepActivations<V, V, kVectors, false, kMaxChannels>)
+  L1SPARSE_TILE_OF(V, V, kVectors, false, cost,              \
+                   KeepActivations<V, V, kVectors, false, kMaxChannels>)
 #define L1SPARSE_LONE_TILE(V, E, kVectors, kMaxChannels, cost) \
   L1SPARSE_TILE_OF(V, E, kVectors, true, cost, KeepActivations<V, E, kVectors, true, kMaxChannels>)
 #define L1SPARSE_FILTERS_TILE(V, kVectors, kFilters, cost) \
   L1SPARSE_TILE_OF(V, V, kVectors, false, cost, KeepSums<V, kVectors, kFilters>)
 // The last argument is the way, whose name has commas.
-#define L1SPARSE_TILE_OF(V, E, kVectors, kLone, cost, ...)                  \
-  {                                                                         \
-    kVectors *V::kLanes + kLone, kLone, cost, {                             \
+#define L1SPARSE_TILE_OF(V, E, kVectors, kLone, cost, ...)                   \
+  {                                                                          \
+    kVectors *V::kLanes + kLone, kLone, cost, {                              \
       &accumulate_columns<V, E, kVectors, kLone, __VA_ARGS__, float>,        \
           &accumulate_columns<V, E, kVectors, kLone, __VA_ARGS__, BFloat16>, \
           &accumulate_columns<V, E, kVectors, kLone, __VA_ARGS__, Float16>   \
-    }                                                                       \
+    }                                                                        \
   }
 
 #define L1SPARSE_PIXEL_TILES(array, with_lone) {array, sizeof(array) / sizeof(array[0]), with_lone}
