@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -174,6 +175,17 @@ def input_file(text: str) -> Path:
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"{text!r} is no file")
     return path
+
+
+def add_plot(parser: argparse.ArgumentParser, drawn: str) -> None:
+    """Add ``--plot``, whose picture shows what `drawn` says."""
+    parser.add_argument("--plot", type=_plot_file, metavar="FILE", help=f"draw {drawn}, a PNG")
+
+
+def _plot_file(text: str) -> Path:
+    if importlib.util.find_spec("matplotlib") is None:
+        raise argparse.ArgumentTypeError("needs matplotlib; pip install 'l1sparse[benchmark]'")
+    return output_file(text)
 
 
 def output_file(text: str) -> Path:

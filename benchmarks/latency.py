@@ -7,7 +7,6 @@ Run it as ``python benchmarks/latency.py``; ``--help`` shows examples.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,8 +24,8 @@ from arguments import (
     SPARSITIES,
     Parser,
     add_masks,
+    add_plot,
     input_file,
-    output_file,
     run_benchmark,
 )
 from candidates import (
@@ -130,9 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="rotate over copies of input and weight that exceed the last-level cache; on a GPU "
         "flush the L2 cache",
     )
-    parser.add_argument(
-        "--plot", type=output_file, metavar="FILE", help="draw speedup over sparsity, a PNG"
-    )
+    add_plot(parser, "speedup over sparsity")
     return run_benchmark(parser, run, arguments)
 
 
@@ -363,8 +360,6 @@ def _cases(parser: Parser, options: argparse.Namespace) -> tuple[list[Case], lis
 
 
 def _settings(parser: Parser, options: argparse.Namespace) -> Settings:
-    if options.plot and importlib.util.find_spec("matplotlib") is None:
-        parser.error("--plot: needs matplotlib; pip install 'l1sparse[benchmark]'")
     on_gpu = options.device == "cuda"
     if on_gpu and options.strategy != "auto":
         parser.error("--strategy: is for --device cpu")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from arguments import GROUPS, SPARSITIES, Parser, add_masks, run_benchmark
+from arguments import GROUPS, SPARSITIES, Parser, add_masks, add_plot, run_benchmark
 from l1sparse import GroupShape, accelerate, layer_choices
 from l1sparse.cli.arguments import count
 from l1sparse.convert.measure import Timing, alternate
@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--batch", type=count, default=1, metavar="N", help="images (default: %(default)s)"
     )
+    add_plot(parser, "the times as bars")
     return run_benchmark(parser, run, arguments)
 
 
@@ -80,6 +81,10 @@ def run(parser: Parser, options: argparse.Namespace) -> None:
         }
         record = {"machine": machine, "settings": settings, "notes": notes, "rows": rows}
         write_json(options.json, record)
+    if options.plot:
+        from plot import plot_networks
+
+        plot_networks(options.plot, rows, headline(machine))
     print(headline(machine))
     print(f"batch {options.batch}, random masks; medians of {options.rounds} turns each")
     for note in dict.fromkeys(notes):

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Speedup over sparsity, as a picture."""
+"""Speedup over sparsity, and the times of whole networks, as pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from output import write_whole
 from results import Row, total
@@ -38,6 +39,45 @@ def plot_speedup(path: Path, rows: Sequence[Row], title: str) -> None:
         panel.legend()
     panels[0].set_ylabel("speedup over the best dense")
     write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
+
+
+def plot_networks(path: Path, rows: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Draw a bar for the time of every dense runtime and of the pruned network at each sparsity.
+
+    Args:
+        path: PNG file to write.
+        rows: as `model.py` measures them; a panel for each network, batch and group shape.
+        title: stands above all.
+    """
+    from matplotlib.figure import Figure  # without pyplot: no window, no global state
+
+    panels = list(dict.fromkeys(_panel(row) for row in rows))
+    figure = Figure(figsize=(7.5, 0.6 + 3.2 * len(panels)), layout="constrained")
+    figure.suptitle(title, fontsize=9)
+    axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    for panel, axis in zip(panels, axes, strict=True):
+        here = [row for row in rows if _panel(row) == panel]
+        # The dense runtimes took turns with every row's network.
+        dense = {
+            name: min(row["milliseconds"][name]["median"] for row in here)
+            for name in here[0]["milliseconds"]
+            if name != "l1sparse"
+        }
+        ours = {f"l1sparse, {100 * row['sparsity']:g} % pruned": row["ours_ms"] for row in here}
+        names = [*sorted(dense, key=lambda name: -dense[name]), *ours]
+        milliseconds = [{**dense, **ours}[name] for name in names]
+        bars = axis.barh(names, milliseconds, color=["C7"] * len(dense) + ["C0"] * len(ours))
+        axis.bar_label(bars, fmt="%.1f", padding=3, fontsize=8)
+        axis.invert_yaxis()
+        axis.margins(x=0.1)
+        axis.set_title(panel, fontsize=9)
+    axes[-1].set_xlabel("milliseconds, median")
+    write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=110))
+
+
+def _panel(row: Mapping[str, Any]) -> str:
+    images = "one image" if row["batch"] == 1 else f"{row['batch']} images"
+    return f"{row['network']}, {images}, groups {row['group']}"
 
 
 def _kind(row: Row) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -476,7 +477,7 @@ def test_speedup_is_drawn(compressed: Path) -> None:
 def test_a_plot_without_matplotlib_ends_with_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(latency.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert run("--plot", "plot.png") == 2
     assert "matplotlib" in capsys.readouterr().err
 

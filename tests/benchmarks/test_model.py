@@ -35,8 +35,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rows_compare_with_the_fastest_dense_runtime(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "model.json"
+    pytest.importorskip("matplotlib")
+    path, picture = tmp_path / "model.json", tmp_path / "model.png"
     arguments = ["--rounds", "1", "--sparsity", "0.5,0.9", "--json", str(path)]
+    arguments += ["--plot", str(picture)]
     assert model.main(arguments) == 0
     printed = capsys.readouterr().out
     record = json.loads(path.read_text())
@@ -49,6 +51,7 @@ def test_rows_compare_with_the_fastest_dense_runtime(
         assert f"{row['speedup']:.2f}x" in printed
         assert "eager" in times
     assert record["machine"]["threads"] == 1
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_wrong_output_is_an_error_and_nothing_is_written(

@@ -117,6 +117,10 @@ SETUP: dict[str, Callable[[list[str]], dict[str, Any]]] = {
     "README.md": lambda blocks: training(),
     "docs/index.md": lambda blocks: training(),
     "docs/own-network.md": lambda blocks: training(),
+    "docs/accelerate.md": lambda blocks: {
+        "model": squares_net().eval(),
+        "example_input": torch.randn(1, 1, 28, 28),
+    },
     "docs/files.md": lambda blocks: of_files(),
     "docs/device.md": lambda blocks: of_device(),
     "docs/pruning-runs.md": of_pruning_runs,
