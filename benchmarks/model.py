@@ -33,8 +33,8 @@ LARGEST_ERROR = 1e-3
 DESCRIPTION = """\
 Times whole networks, pruned and accelerated, against the dense network in torch (eager, batch norm
 folded, TorchScript, torch.compile with frozen weights), ONNX Runtime and OpenVINO, whichever are
-installed. All convolutions but the first are pruned by random masks. Runtimes take turns; times
-are medians. Outputs are compared before the clock starts.
+installed. All convolutions but the first and depthwise ones are pruned by random masks. Runtimes
+take turns; times are medians. Outputs are compared before the clock starts.
 """
 EXAMPLES = """\
   python benchmarks/model.py --network resnet18
@@ -119,7 +119,8 @@ def _network(name: str) -> nn.Module:
 def _pruned(name: str, group: GroupShape, sparsity: float, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     network = _network(name)
-    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
+    # A filter of a depthwise convolution sees one channel: there are none to group.
+    convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.groups == 1]
     for conv in convolutions[1:]:
         keep = torch.rand(group.grid(conv.weight.shape)) >= sparsity
         conv.weight.mul_(expand_group_mask(keep, conv.weight.shape, group))

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The whole networks that are timed, written out: ResNet (He et al., 2015) and VGG-16 (2014)."""
+"""The whole networks that are timed, written out.
+
+ResNet (He et al., 2015), VGG-16 (Simonyan and Zisserman, 2014), EfficientNet-Lite0 (Google, 2020:
+EfficientNet-B0 of Tan and Le, 2019, without squeeze-and-excitation and with ReLU6).
+"""
 
 from __future__ import annotations
 
@@ -131,10 +135,79 @@ class VGG16(nn.Module):
         return result
 
 
+class InvertedResidual(nn.Module):
+    """A 1x1 convolution that widens, a depthwise one, a 1x1 that narrows; a shortcut if it fits.
+
+    Args:
+        inputs: channels.
+        outputs: channels.
+        expansion: the depthwise convolution has `expansion` times `inputs` channels.
+        kernel: of the depthwise convolution.
+        stride: likewise.
+    """
+
+    def __init__(self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        width = inputs * expansion
+        widening = [] if expansion == 1 else _with_relu6(nn.Conv2d(inputs, width, 1, bias=False))
+        depthwise = nn.Conv2d(width, width, kernel, stride, kernel // 2, groups=width, bias=False)
+        self.body = nn.Sequential(
+            *widening,
+            *_with_relu6(depthwise),
+            nn.Conv2d(width, outputs, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.has_shortcut = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, inputs, H, W]`` to ``[N, outputs, H / stride, W / stride]``."""
+        out: Tensor = self.body(x)
+        return out + x if self.has_shortcut else out
+
+
+def _with_relu6(conv: nn.Conv2d) -> list[nn.Module]:
+    return [conv, nn.BatchNorm2d(conv.out_channels), nn.ReLU6(inplace=True)]
+
+
+class EfficientNetLite0(nn.Module):
+    """A stem, seven stages of inverted residuals, a 1x1 convolution, 1,000 classes."""
+
+    # expansion, outputs, depth, stride, kernel
+    STAGES = (
+        (1, 16, 1, 1, 3),
+        (6, 24, 2, 2, 3),
+        (6, 40, 2, 2, 5),
+        (6, 80, 3, 2, 3),
+        (6, 112, 3, 1, 5),
+        (6, 192, 4, 2, 5),
+        (6, 320, 1, 1, 3),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = _with_relu6(nn.Conv2d(3, 32, 3, 2, 1, bias=False))
+        inputs = 32
+        for expansion, outputs, depth, stride, kernel in self.STAGES:
+            for index in range(depth):
+                first = stride if index == 0 else 1
+                layers.append(InvertedResidual(inputs, outputs, expansion, kernel, first))
+                inputs = outputs
+        layers += _with_relu6(nn.Conv2d(inputs, 1280, 1, bias=False))
+        self.features = nn.Sequential(*layers)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(1280, 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[N, 1000]`` of images ``[N, 3, 224, 224]``."""
+        result: Tensor = self.fc(self.avgpool(self.features(x)).flatten(1))
+        return result
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet50": lambda: ResNet(Bottleneck, (3, 4, 6, 3)),
     "resnet18": lambda: ResNet(BasicBlock, (2, 2, 2, 2)),
     "vgg16": VGG16,
+    "efficientnet-lite0": EfficientNetLite0,
 }
 
 

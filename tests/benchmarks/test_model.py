@@ -83,7 +83,11 @@ def test_wrong_arguments_end_with_2_and_one_line(
 
 @pytest.mark.parametrize(
     ("name", "parameters", "convolutions"),
-    [("resnet50", 25_557_032, 53), ("vgg16", 138_365_992, 13)],
+    [
+        ("resnet50", 25_557_032, 53),
+        ("vgg16", 138_365_992, 13),
+        ("efficientnet-lite0", 4_652_008, 49),
+    ],
 )
 def test_the_networks_are_the_published_ones(name: str, parameters: int, convolutions: int) -> None:
     with torch.device("meta"):
