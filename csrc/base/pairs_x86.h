@@ -29,7 +29,24 @@ inline void narrow_to_pairs(const float* weights, std::uint32_t (&pairs)[4]) {
   asm("" : "+m"(pairs));  // or the compiler would shuffle after all
 }
 
-struct BF16PairsX16 {
+// What both widths have in common; Self loads halves and makes pairs of them.
+template <class Self, class Lanes>
+struct PairLoads {
+  template <class T>
+  static auto load(const T* first, const T* second) {
+    return Self::pairs(Self::half(first), Self::half(second));
+  }
+  template <class T>
+  static auto load_lanes(const T* first, const T* second, Lanes lanes) {
+    return Self::pairs(Self::half(first, lanes), Self::half(second, lanes));
+  }
+  template <class T>
+  static auto load_first(const T* first, Lanes lanes) {
+    return Self::pairs(Self::half(first, lanes), Self::half(first, Lanes{0}));
+  }
+};
+
+struct BF16PairsX16 : PairLoads<BF16PairsX16, __mmask16> {
   using Reg = __m512i;
   using Lanes = __mmask16;
 
@@ -50,18 +67,6 @@ struct BF16PairsX16 {
   static __m512 half(const float* from) { return _mm512_loadu_ps(from); }
   static __m512 half(const float* from, Lanes lanes) { return _mm512_maskz_loadu_ps(lanes, from); }
 
-  template <class T>
-  static Reg load(const T* first, const T* second) {
-    return pairs(half(first), half(second));
-  }
-  template <class T>
-  static Reg load_lanes(const T* first, const T* second, Lanes lanes) {
-    return pairs(half(first, lanes), half(second, lanes));
-  }
-  template <class T>
-  static Reg load_first(const T* first, Lanes lanes) {
-    return pairs(half(first, lanes), half(first, Lanes{0}));
-  }
   // Two neighbouring weights to all lanes.
   static Reg broadcast(const float* weights) {
     long long both;
@@ -75,7 +80,7 @@ struct BF16PairsX16 {
   }
 };
 
-struct BF16PairsX8 {
+struct BF16PairsX8 : PairLoads<BF16PairsX8, __mmask8> {
   using Reg = __m256i;
   using Lanes = __mmask8;
 
@@ -97,18 +102,6 @@ struct BF16PairsX8 {
   static __m256 half(const float* from) { return _mm256_loadu_ps(from); }
   static __m256 half(const float* from, Lanes lanes) { return _mm256_maskz_loadu_ps(lanes, from); }
 
-  template <class T>
-  static Reg load(const T* first, const T* second) {
-    return pairs(half(first), half(second));
-  }
-  template <class T>
-  static Reg load_lanes(const T* first, const T* second, Lanes lanes) {
-    return pairs(half(first, lanes), half(second, lanes));
-  }
-  template <class T>
-  static Reg load_first(const T* first, Lanes lanes) {
-    return pairs(half(first, lanes), half(first, Lanes{0}));
-  }
   static Reg broadcast(const float* weights) {
     long long both;
     std::memcpy(&both, weights, sizeof(both));
