@@ -41,54 +41,25 @@ L1SPARSE_INLINE void add_pairs(const ColumnsJob& job, ColumnWork<T>& work) {
       }
     }
   }
-  typename E::Reg lone_x = E::zero();
-  if constexpr (kLone) {
-    if ((work.inside >> kOutputs & 1) != 0) {
-      lone_x = channels_of<E, kChannels>(work.activation + kOutputs, channel_pitch);
-    }
-  }
-  const std::int64_t group_filters = job.group_filters, group_channels = job.group_channels;
-  float* const lone_of_zero = job.lone_lanes - job.first_filter_group * group_filters * kLoneLanes;
-  const std::int64_t sums_pitch = job.sums_pitch, group_pitch = group_filters * sums_pitch;
-  float* const sums_of_zero = job.sums - job.first_filter_group * group_pitch;
-  const float* weight = work.weight;
-  for (const std::uint32_t* entry = work.entry; entry != work.end; ++entry) {
-    float* sums = sums_of_zero + *entry * group_pitch;
-    float* lone = lone_of_zero + *entry * group_filters * kLoneLanes;
-    std::int64_t filters = group_filters;
-    do {
-      // Beside a lone output it is the slower way (docs/kernels.md).
-      constexpr bool kThroughMemory = kPairs == 4 && !kLone;
-      std::uint32_t pairs[4];
-      if constexpr (kThroughMemory) narrow_to_pairs(weight, pairs);
-      typename V::Reg acc[kVectors];
+  add_to_sums<V, E, kVectors, kLone, kChannels>(
+      job, work,
+      [&](const float* weight, typename V::Reg(&acc)[kVectors]) __attribute__((always_inline)) {
+        // Beside a lone output it is the slower way (docs/kernels.md).
+        constexpr bool kThroughMemory = kPairs == 4 && !kLone;
+        std::uint32_t pairs[4];
+        if constexpr (kThroughMemory) narrow_to_pairs(weight, pairs);
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) acc[v] = V::load(sums + v * V::kLanes);
+        for (int p = 0; p < kPairs; ++p) {
+          typename P::Reg w;
+          if constexpr (kThroughMemory) {
+            w = P::broadcast(pairs[p]);
+          } else {
+            w = P::broadcast(weight + 2 * p);
+          }
 #pragma GCC unroll 8
-      for (int p = 0; p < kPairs; ++p) {
-        typename P::Reg w;
-        if constexpr (kThroughMemory) {
-          w = P::broadcast(pairs[p]);
-        } else {
-          w = P::broadcast(weight + 2 * p);
+          for (int v = 0; v < kVectors; ++v) acc[v] = P::dot(x[p][v], w, acc[v]);
         }
-#pragma GCC unroll 8
-        for (int v = 0; v < kVectors; ++v) acc[v] = P::dot(x[p][v], w, acc[v]);
-      }
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) V::store(sums + v * V::kLanes, acc[v]);
-      if constexpr (kLone) {
-        const typename E::Reg w =
-            kChannels == E::kLanes ? E::load(weight) : E::load_partial(weight, kChannels);
-        E::store(lone, E::fma(lone_x, w, E::load(lone)));
-        lone += kLoneLanes;
-      }
-      weight += group_channels;
-      sums += sums_pitch;
-    } while (--filters != 0);
-  }
-  work.activation += kChannels * channel_pitch;
-  work.weight += kChannels;
+      });
 }
 
 // The channels that do not fill the registers.

@@ -31,6 +31,52 @@ L1SPARSE_INLINE typename E::Reg channels_of(const T* from, std::int64_t channel_
   return E::load(lanes);
 }
 
+// For every filter that kept the column: `add_products(weight, acc)` adds what its kChannels
+// weights and the tile's activations give to its sums. Moves `work` on by these channels.
+template <class V, class E, int kVectors, bool kLone, int kChannels, class T, class AddProducts>
+L1SPARSE_INLINE void add_to_sums(const ColumnsJob& job, ColumnWork<T>& work,
+                                 const AddProducts& add_products) {
+  const std::int64_t channel_pitch = job.channel_pitch;
+  typename E::Reg lone_x = E::zero();
+  if constexpr (kLone) {
+    constexpr int kOutputs = kVectors * V::kLanes;
+    if ((work.inside >> kOutputs & 1) != 0) {
+      lone_x = channels_of<E, kChannels>(work.activation + kOutputs, channel_pitch);
+    }
+  }
+  const std::int64_t group_filters = job.group_filters, group_channels = job.group_channels;
+  float* const lone_of_zero = job.lone_lanes - job.first_filter_group * group_filters * kLoneLanes;
+  const std::int64_t sums_pitch = job.sums_pitch, group_pitch = group_filters * sums_pitch;
+  float* const sums_of_zero = job.sums - job.first_filter_group * group_pitch;
+  const float* weight = work.weight;
+  for (const std::uint32_t* entry = work.entry; entry != work.end; ++entry) {
+    float* sums = sums_of_zero + *entry * group_pitch;
+    float* lone = lone_of_zero + *entry * group_filters * kLoneLanes;
+    std::int64_t filters = group_filters;
+    do {
+      // Hides how `weight` moves on. Otherwise GCC 12, when it makes vectors of plain C++ with two
+      // channels, reads two weights past the last filter's.
+      asm("" : "+r"(weight));
+      typename V::Reg acc[kVectors];
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) acc[v] = V::load(sums + v * V::kLanes);
+      add_products(weight, acc);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) V::store(sums + v * V::kLanes, acc[v]);
+      if constexpr (kLone) {
+        const typename E::Reg w =
+            kChannels == E::kLanes ? E::load(weight) : E::load_partial(weight, kChannels);
+        E::store(lone, E::fma(lone_x, w, E::load(lone)));
+        lone += kLoneLanes;
+      }
+      weight += group_channels;
+      sums += sums_pitch;
+    } while (--filters != 0);
+  }
+  work.activation += kChannels * channel_pitch;
+  work.weight += kChannels;
+}
+
 // sums[filter] += weights * activations, for kChannels channels of one column and every filter that
 // kept it; moves `work` on by these channels.
 template <class V, class E, int kVectors, bool kLone, int kChannels, class T>
@@ -57,48 +103,16 @@ L1SPARSE_INLINE void add_channels(const ColumnsJob& job, ColumnWork<T>& work) {
       }
     }
   }
-  typename E::Reg lone_x = E::zero();
-  if constexpr (kLone) {
-    if ((work.inside >> kOutputs & 1) != 0) {
-      lone_x = channels_of<E, kChannels>(work.activation + kOutputs, channel_pitch);
-    }
-  }
-  const std::int64_t group_filters = job.group_filters, group_channels = job.group_channels;
-  float* const lone_of_zero = job.lone_lanes - job.first_filter_group * group_filters * kLoneLanes;
-  const std::int64_t sums_pitch = job.sums_pitch, group_pitch = group_filters * sums_pitch;
-  float* const sums_of_zero = job.sums - job.first_filter_group * group_pitch;
-  const float* weight = work.weight;
-  for (const std::uint32_t* entry = work.entry; entry != work.end; ++entry) {
-    float* sums = sums_of_zero + *entry * group_pitch;
-    float* lone = lone_of_zero + *entry * group_filters * kLoneLanes;
-    std::int64_t filters = group_filters;
-    do {
-      // Hides how `weight` moves on. Otherwise GCC 12, when it makes vectors of plain C++ with two
-      // channels, reads two weights past the last filter's.
-      asm("" : "+r"(weight));
-      typename V::Reg acc[kVectors];
+  add_to_sums<V, E, kVectors, kLone, kChannels>(
+      job, work,
+      [&](const float* weight, typename V::Reg(&acc)[kVectors]) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) acc[v] = V::load(sums + v * V::kLanes);
+        for (int c = 0; c < kChannels; ++c) {
+          const typename V::Reg w = V::broadcast(weight[c]);
 #pragma GCC unroll 8
-      for (int c = 0; c < kChannels; ++c) {
-        const typename V::Reg w = V::broadcast(weight[c]);
-#pragma GCC unroll 8
-        for (int v = 0; v < kVectors; ++v) acc[v] = V::fma(x[c][v], w, acc[v]);
-      }
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) V::store(sums + v * V::kLanes, acc[v]);
-      if constexpr (kLone) {
-        const typename E::Reg w =
-            kChannels == E::kLanes ? E::load(weight) : E::load_partial(weight, kChannels);
-        E::store(lone, E::fma(lone_x, w, E::load(lone)));
-        lone += kLoneLanes;
-      }
-      weight += group_channels;
-      sums += sums_pitch;
-    } while (--filters != 0);
-  }
-  work.activation += kChannels * channel_pitch;
-  work.weight += kChannels;
+          for (int v = 0; v < kVectors; ++v) acc[v] = V::fma(x[c][v], w, acc[v]);
+        }
+      });
 }
 
 // Brings near what the same tap of the next channel group reads, or of the next tile's first one.
