@@ -28,6 +28,7 @@ from l1sparse.convert.rewrite import (
 )
 from l1sparse.format import GroupShape
 from l1sparse.nn import DenseConv2d, SparseConv2d
+from l1sparse.ops import DTYPES
 
 GroupLike = GroupShape | Sequence[int] | str
 
@@ -48,7 +49,9 @@ def accelerate(
     its weight reordered once) was measured to be faster on this machine, at the example's size
     and the number of threads that torch has now. The network as a whole runs as NCHW,
     channels_last, or a mix of both, whichever was measured faster, whatever its input is. Other
-    sizes of input work; they are not measured again. Outputs stay within 1e-4 of the original's.
+    sizes of input work; they are not measured again. Outputs stay within 1e-4 of the original's in
+    float32. Networks in bfloat16 and float16 run in these types, with weights rounded to them when
+    batch norm is folded; other types stay dense.
 
     A model that `torch.fx` can't trace keeps its batch norms and activations as they are, and runs
     in the example's memory format; a warning says so.
@@ -150,7 +153,7 @@ def _choose(
             calls["dense, prepacked"] = partial(prepacked, *inputs)
     sparse = sparse_like(conv, group)
     density = sparse.density
-    native = conv.weight.dtype == torch.float32 and conv.weight.device.type == "cpu"
+    native = conv.weight.dtype in DTYPES and conv.weight.device.type == "cpu"
     if density < 1.0 and native:
         sparse.eval().drop_dense_weight()  # as it will run: packed before the clock starts
         converted = [
@@ -159,7 +162,7 @@ def _choose(
         ]
         calls["sparse"] = partial(sparse, *converted)
     if len(calls) == 1:
-        reason = "nothing is pruned" if density == 1.0 else "not float32 on the CPU"
+        reason = "nothing is pruned" if density == 1.0 else _not_native(conv)
         return LayerChoice(name, str(group), density, None, None, "dense", reason)
     times = {way: timing.median for way, timing in alternate(calls, rounds=_ROUNDS).items()}
     best = min(times, key=lambda way: times[way])
@@ -171,6 +174,10 @@ def _choose(
     sparse_ms = times.get("sparse")
     reason = "nothing is pruned" if density == 1.0 else "measured faster"
     return LayerChoice(name, str(group), density, dense_ms, sparse_ms, best.split(",")[0], reason)
+
+
+def _not_native(conv: nn.Conv2d) -> str:
+    return f"no kernels for {str(conv.weight.dtype).removeprefix('torch.')} on {conv.weight.device}"
 
 
 def _group_of_each_layer(

@@ -23,6 +23,12 @@ _POINTWISE: dict[str, str] = {
 }
 
 
+def _is_for_onednn(dtype: torch.dtype) -> bool:
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32
+
+
 class DenseConv2d(nn.Conv2d):
     """A convolution that is not worth running sparse, with the same epilogue as `SparseConv2d`.
 
@@ -76,7 +82,8 @@ class DenseConv2d(nn.Conv2d):
         """Whether oneDNN can run this convolution on `input`."""
         return (
             input.dim() == 4
-            and input.dtype == self.weight.dtype == torch.float32
+            and input.dtype == self.weight.dtype
+            and _is_for_onednn(input.dtype)
             and input.device.type == self.weight.device.type == "cpu"
             and self.padding_mode == "zeros"
             and not isinstance(self.padding, str)
