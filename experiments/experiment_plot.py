@@ -35,6 +35,7 @@ def plot(path: Path, entries: Sequence[Mapping[str, Any]], times: Mapping[str, A
         entries: as `fashion_table.summary` gives them.
         times: as `fashion_times.measure_cells` writes them; None: only the first panel.
     """
+    from matplotlib import colormaps
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
     shown = [entry for entry in entries if entry["seeds"] and entry["lost"] < 20]
@@ -46,9 +47,9 @@ def plot(path: Path, entries: Sequence[Mapping[str, Any]], times: Mapping[str, A
         line.sort(key=lambda entry: entry["pruned_share"])
         style = {
             "label": f"{group} {strategy}",
-            "marker": "osD^v<>Px*"[index % 10],
+            "marker": "osD^v<>Px*hp"[index % 12],
             "linestyle": "-" if group == "1x8" else "--",
-            "color": f"C{index % 10}",
+            "color": colormaps["tab20"](index % 20),
             "capsize": 3,
         }
         lost = [-entry["lost"] for entry in line]
