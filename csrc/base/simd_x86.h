@@ -290,6 +290,11 @@ struct F32x16 {
   static void store_partial(T* to, Reg r, int n) {
     _mm256_mask_storeu_epi16(to, first(n), narrow(r, to));
   }
+  static Reg even(Reg a, Reg b) {
+    const __m512i lanes =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return _mm512_permutex2var_ps(a, lanes, b);
+  }
   static Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
   static Reg mul(Reg a, Reg b) { return _mm512_mul_ps(a, b); }
   static Reg div(Reg a, Reg b) { return _mm512_div_ps(a, b); }

@@ -148,6 +148,15 @@ Status check_extent(std::int64_t value, Code code) {
   return value < 1 || value > kMaxExtent ? Status{code, value, kMaxExtent} : Status{};
 }
 
+// Whether an entry lies outside of first to last, which are below 2^31. There is no branch in the
+// loop and nothing is inlined around it, so that compilers make vector instructions of it.
+__attribute__((noinline)) bool any_outside(const std::uint32_t* entry, const std::uint32_t* end,
+                                           std::uint32_t first, std::uint32_t last) {
+  std::uint32_t signs = 0;
+  for (; entry != end; ++entry) signs |= (last - *entry) | (*entry - first);
+  return signs >> 31 != 0;
+}
+
 }  // namespace
 
 const char* strategy_name(Strategy strategy) {
@@ -324,12 +333,7 @@ Status open_packed(const void* buffer, std::int64_t bytes, PackedView* view) {
     const auto last = static_cast<std::uint32_t>(rows.end_entry(block) - 1);
     const std::uint32_t begin = row_offsets[block * rows.in_block];
     const std::uint32_t end = row_offsets[(block + 1) * rows.in_block];
-    // The sign bit of `outside` collects every entry outside of first to last, which are below
-    // 2^31; no branch, so that compilers turn it into vector instructions.
-    std::uint32_t outside = 0;
-    for (std::uint32_t i = begin; i < end; ++i)
-      outside |= (last - entries[i]) | (entries[i] - first);
-    if (outside >> 31 != 0) {
+    if (any_outside(entries + begin, entries + end, first, last)) {
       std::uint32_t i = begin;
       while (entries[i] >= first && entries[i] <= last) ++i;
       return {Code::packed_entry, entries[i], last};

@@ -23,7 +23,7 @@ constexpr std::int64_t kSmallMap = 512;
 // Where a filter has few columns to sum up, the last step is much of the work. Every filter's
 // outputs lie on memory pages of their own, so it then takes about so many outputs together.
 constexpr std::int64_t kFewColumns = 32;
-constexpr std::int64_t kStretchOutputs = 192;
+constexpr std::int64_t kStretchOutputs = 96;
 // So many times the narrowest tile are cut into tiles in the best way; more start with the fastest.
 constexpr std::int64_t kPlannedUnits = 16;
 
@@ -226,7 +226,7 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pl
   const bool little_work = grid.columns() <= kFewColumns;
   plan->stretch = smaller(round_up(outputs, plan->widest),
                           larger(little_work ? kStretchOutputs : 0, plan->widest));
-  plan->sums_pitch = plane_pitch(1, plan->stretch + 1);
+  plan->sums_pitch = plane_pitch(1, plan->stretch + (plan->with_lone != nullptr ? 1 : 0));
   plan->slot_bytes = checked_add(
       plan->sums_at,
       checked_mul(checked_mul(plan->block_filters, kFloatBytes), plan->sums_pitch + kLoneLanes));

@@ -406,7 +406,9 @@ void accumulate_columns(ColumnsJob& shared) {
   {                                                                                               \
     tiles, sizeof(tiles) / sizeof(tiles[0]), one_filter_tiles, pixel_tiles, narrow_tiles,         \
         {__VA_ARGS__},                                                                            \
-        {&gather_planes<V, float>, &gather_planes<V, BFloat16>, &gather_planes<V, Float16>}, {    \
+        {&gather_planes<Wide, V, float>, &gather_planes<Wide, V, BFloat16>,                       \
+         &gather_planes<Wide, V, Float16>},                                                       \
+    {                                                                                             \
       &finish<Wide, V, float>, &finish<Wide, V, BFloat16>, &finish<Wide, V, Float16>              \
     }                                                                                             \
   }

@@ -18,32 +18,52 @@ inline std::uint32_t bits_between(std::int64_t from, std::int64_t to) {
   return static_cast<std::uint32_t>((std::int64_t{1} << high) - (std::int64_t{1} << low));
 }
 
-// Which columns of a plane lie inside the input, and which input columns those are.
-struct PlaneColumns {
-  std::int64_t step, begin, end, count;
+// Which of the coordinates first, first + step, ... (`count` of them) lie in [0, size).
+struct Inside {
+  std::int64_t begin, end;
 };
 
-// to[c][i] = line[c][i * step] for begin <= i < end, else 0, for every i < count and c < channels.
+inline Inside inside_of(std::int64_t first, std::int64_t step, std::int64_t count,
+                        std::int64_t size) {
+  const std::int64_t begin = clamp(first < 0 ? (-first + step - 1) / step : 0, 0, count);
+  const std::int64_t end = clamp(first < size ? (size - first + step - 1) / step : 0, begin, count);
+  return {begin, end};
+}
+
+// Columns of a plane: every step-th of the input's from the first one on, and which lie inside it.
+struct PlaneColumns {
+  std::int64_t first, step, count;
+  Inside inside;
+};
+
+inline PlaneColumns columns_of(const PlanesJob& job, std::int64_t set) {
+  const std::int64_t first = job.first_col + job.set_cols[set];
+  return {first, job.col_step, job.cols, inside_of(first, job.col_step, job.cols, job.width)};
+}
+
+// to[k][i] = from[k][i * step] for the columns i inside the input, else 0, for every column and
+// k < lines.
 template <class V>
-void copy_columns(const PlaneColumns columns, int channels, const float* line,
-                  std::int64_t line_pitch, float* to, std::int64_t to_pitch) {
+void copy_columns(const PlaneColumns& columns, std::int64_t lines, const float* from,
+                  std::int64_t from_pitch, float* to, std::int64_t to_pitch) {
   constexpr int kLanes = V::kLanes;
-  const auto [step, begin, end, count] = columns;
+  const auto [begin, end] = columns.inside;
+  const std::int64_t step = columns.step, count = columns.count;
   if (step > 2) {
-    for (int c = 0; c < channels; ++c, line += line_pitch, to += to_pitch) {
+    for (std::int64_t k = 0; k < lines; ++k, from += from_pitch, to += to_pitch) {
       for (std::int64_t i = 0; i < count; ++i) {
-        to[i] = i >= begin && i < end ? line[i * step] : 0.0f;
+        to[i] = i >= begin && i < end ? from[i * step] : 0.0f;
       }
     }
     return;
   }
   for (std::int64_t i = 0; i < count; i += kLanes) {
-    const float* from = line + i * step;
+    const float* line = from + i * step;
     float* chunk = to + i;
     // With step 2 a full vector reads one float past the last that it needs.
     if (i >= begin && i + kLanes + (step - 1) <= end && i + kLanes <= count) {
-      for (int c = 0; c < channels; ++c, from += line_pitch, chunk += to_pitch) {
-        V::store(chunk, step == 1 ? V::load(from) : V::even(V::load(from), V::load(from + kLanes)));
+      for (std::int64_t k = 0; k < lines; ++k, line += from_pitch, chunk += to_pitch) {
+        V::store(chunk, step == 1 ? V::load(line) : V::even(V::load(line), V::load(line + kLanes)));
       }
       continue;
     }
@@ -51,10 +71,38 @@ void copy_columns(const PlaneColumns columns, int channels, const float* line,
     const std::int64_t low = step * (begin - i), high = step * (end - i) - (step - 1);
     const auto first = V::lanes_of_bits(bits_between(low, high));
     const auto second = V::lanes_of_bits(bits_between(low - kLanes, high - kLanes));
-    for (int c = 0; c < channels; ++c, from += line_pitch, chunk += to_pitch) {
-      typename V::Reg r = V::load_lanes(from, first);
-      if (step == 2) r = V::even(r, V::load_lanes(from + kLanes, second));
+    for (std::int64_t k = 0; k < lines; ++k, line += from_pitch, chunk += to_pitch) {
+      typename V::Reg r = V::load_lanes(line, first);
+      if (step == 2) r = V::even(r, V::load_lanes(line + kLanes, second));
       V::store_partial(chunk, r, stored);
+    }
+  }
+}
+
+// Channels whose columns lie side by side, to their planes of every set; `planes` is the first.
+template <class V>
+void gather_channels(const PlanesJob& job, const float* input, std::int64_t channels,
+                     float* planes) {
+  for (std::int64_t set = 0; set < job.sets; ++set, planes += job.channels * job.plane_pitch) {
+    const PlaneColumns columns = columns_of(job, set);
+    float* to = planes;
+    for (std::int64_t r = 0; r < job.rows.run_count; ++r) {
+      const AxisRun& run = job.rows.runs[r];
+      const std::int64_t first = job.first_row + run.source;
+      const Inside rows = inside_of(first, run.step, run.count, job.height);
+      const float* from = input + (first + rows.begin * run.step) * job.row_stride + columns.first;
+      for (std::int64_t c = 0; c < channels; ++c) {
+        float* plane = to + c * job.plane_pitch;
+        for (std::int64_t i = 0; i < rows.begin; ++i)
+          fill_zero(plane + i * job.row_pitch, job.cols);
+        copy_columns<V>(columns, rows.end - rows.begin, from + c * job.channel_stride,
+                        run.step * job.row_stride, plane + rows.begin * job.row_pitch,
+                        job.row_pitch);
+        for (std::int64_t i = rows.end; i < run.count; ++i) {
+          fill_zero(plane + i * job.row_pitch, job.cols);
+        }
+      }
+      to += run.count * job.row_pitch;
     }
   }
 }
@@ -117,48 +165,42 @@ void gather_plane_rows(const PlanesJob& job, const T* row, std::int64_t channel,
     gather_lines<V>(job, row, channels, only, only + job.cols, plane_row(0), job.plane_pitch);
     return;
   }
-  const float* lines = nullptr;
-  std::int64_t line_pitch = job.channel_stride;
-  if constexpr (std::is_same_v<T, float>) {
-    if (job.col_stride == 1) lines = row;
-  }
-  if (lines == nullptr) {
-    std::int64_t low = job.width, high = 0;
-    for (std::int64_t set = 0; set < job.sets; ++set) {
-      const std::int64_t first = job.first_col + job.set_cols[set];
-      const std::int64_t last = first + (job.cols - 1) * job.col_step;
-      low = first < low ? first : low;
-      high = last + 1 > high ? last + 1 : high;
-    }
-    low = clamp(low, 0, job.width);
-    high = clamp(high, low, job.width);
-    gather_lines<V>(job, row, channels, low, high, job.lines, job.line_pitch);
-    lines = job.lines - low;
-    line_pitch = job.line_pitch;
-  }
+  std::int64_t low = job.width, high = 0;
   for (std::int64_t set = 0; set < job.sets; ++set) {
     const std::int64_t first = job.first_col + job.set_cols[set];
-    // The stretch of columns that lie inside the input.
-    const std::int64_t begin =
-        clamp(first < 0 ? (-first + job.col_step - 1) / job.col_step : 0, 0, job.cols);
-    const std::int64_t end =
-        clamp(first < job.width ? (job.width - first + job.col_step - 1) / job.col_step : 0, begin,
-              job.cols);
-    copy_columns<V>({job.col_step, begin, end, job.cols}, channels, lines + first, line_pitch,
+    const std::int64_t last = first + (job.cols - 1) * job.col_step;
+    low = first < low ? first : low;
+    high = last + 1 > high ? last + 1 : high;
+  }
+  low = clamp(low, 0, job.width);
+  high = clamp(high, low, job.width);
+  gather_lines<V>(job, row, channels, low, high, job.lines, job.line_pitch);
+  for (std::int64_t set = 0; set < job.sets; ++set) {
+    const PlaneColumns columns = columns_of(job, set);
+    copy_columns<V>(columns, channels, job.lines - low + columns.first, job.line_pitch,
                     plane_row(set), job.plane_pitch);
   }
 }
 
-template <class V, class T>
+// Wide goes along rows, V (which has to be transposed) across channels.
+template <class Wide, class V, class T>
 void gather_planes(const PlanesJob& shared) {
   const PlanesJob job = shared;
   constexpr int kLanes = V::kLanes;
   static_assert(kLanes <= kPlaneLines);
-  // With channels_last, a cache line of the input brings this many channels of a pixel.
+  // With channels_last, a cache line of the input brings this many channels of a pixel. Otherwise
+  // as many fit a near cache, and what is computed once for them is little beside the copying.
   constexpr std::int64_t kTogether = 64 / sizeof(T);
   const T* input = static_cast<const T*>(job.input);
   for (std::int64_t block = 0; block < job.channels; block += kTogether) {
     const std::int64_t block_end = clamp(block + kTogether, 0, job.channels);
+    if constexpr (std::is_same_v<T, float>) {
+      if (job.col_stride == 1) {
+        gather_channels<Wide>(job, input + block * job.channel_stride, block_end - block,
+                              job.planes + block * job.plane_pitch);
+        continue;
+      }
+    }
     std::int64_t panel_row = 0;
     for (std::int64_t k = 0; k < job.rows.run_count; ++k) {
       const AxisRun& run = job.rows.runs[k];
