@@ -338,6 +338,24 @@ def _(
     )
 
 
+@torch.library.register_fake("l1sparse::sparse_conv2d_")
+def _(
+    input: Tensor,
+    packed: Tensor,
+    weight_shape: list[int],
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    residual: Tensor,
+    activation: str = "none",
+    clamp_min: float = 0.0,
+    clamp_max: float = 6.0,
+) -> None:
+    _check_one_device(input=input, packed=packed, bias=bias, residual=residual)
+
+
 def _save_group_l1_norm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     weight, group = inputs
     ctx.save_for_backward(weight)

@@ -274,6 +274,34 @@ def test_the_output_has_the_memory_format_of_the_input(padding: Any, kernel: Pai
             assert output.is_contiguous(memory_format=format_)
 
 
+def laid_out(residual: Tensor, like: str) -> Tensor:
+    if like == "transposed":
+        return residual.transpose(2, 3).contiguous().transpose(2, 3)
+    if like == "slice":
+        return torch.cat([residual, residual], dim=1)[:, : residual.shape[1]]
+    return residual.contiguous(memory_format=getattr(torch, like))
+
+
+@pytest.mark.parametrize("like", ["contiguous_format", "channels_last", "transposed", "slice"])
+@pytest.mark.parametrize("format_", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("strategy", STRATEGIES[1:])
+def test_the_output_can_take_the_place_of_the_residual(
+    isa: str, strategy: str, dtype: torch.dtype, format_: torch.memory_format, like: str
+) -> None:
+    packed = pack(torch.randn(40, 24, 3, 3), torch.rand(40, 3, 3, 3) < 0.5, strategy=strategy)
+    input = torch.randn(2, 24, 14, 15).to(dtype).contiguous(memory_format=format_)
+    bias, geometry = torch.randn(40), ([2, 1], [1, 1], [1, 1], 1)
+    residual = laid_out(torch.randn(2, 40, 7, 15).to(dtype), like)
+    expected = sparse_conv2d(input, packed, bias, *geometry, residual, "relu")
+    pointer = residual.data_ptr()
+    torch.ops.l1sparse.sparse_conv2d_(
+        input, packed, [40, 24, 3, 3], bias, *geometry, residual, "relu"
+    )
+    assert residual.data_ptr() == pointer
+    assert torch.equal(residual, expected)
+
+
 def test_inputs_that_share_memory_with_themselves_are_read_as_they_are(isa: str) -> None:
     weight, input = torch.randn(4, 8, 3, 3), torch.randn(2, 1, 1, 9).expand(2, 8, 7, 9)
     expected = F.conv2d(input.double(), weight.double())

@@ -70,6 +70,42 @@ def test_a_direct_call_reports(change: dict[str, Any], parts: list[str]) -> None
     assert all(part in str(error.value) for part in parts), error.value
 
 
+def in_place_arguments(change: dict[str, Any]) -> dict[str, Any]:
+    rest = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1, "bias": None}
+    residual = torch.zeros(OUTPUT)
+    return {**arguments({}), **rest, "residual": residual, "weight_shape": SHAPE, **change}
+
+
+@pytest.mark.parametrize(("change", "parts"), WRONG, ids=IDS)
+def test_a_call_that_writes_over_the_residual_reports(
+    change: dict[str, Any], parts: list[str]
+) -> None:
+    if "size of 0" in parts:
+        parts = ["residual", str(OUTPUT), "expected the output's"]
+    with pytest.raises(RuntimeError) as error:
+        torch.ops.l1sparse.sparse_conv2d_(**in_place_arguments(change))
+    assert all(part in str(error.value) for part in parts), error.value
+
+
+def test_the_output_is_not_written_over_what_is_still_read() -> None:
+    memory = torch.zeros(4096)
+    residual = memory[:300].view(OUTPUT)
+    shared = [
+        {"input": memory[299 : 299 + INPUT.numel()].view_as(INPUT)},
+        {"bias": memory[294:300]},
+        {"packed": memory[: PACKED.numel() // 4].view(torch.uint8).copy_(PACKED)},
+    ]
+    for change in shared:
+        before = memory.clone()
+        with pytest.raises(RuntimeError, match=r"^residual: shares memory with input, packed or"):
+            torch.ops.l1sparse.sparse_conv2d_(
+                **in_place_arguments({"residual": residual, **change})
+            )
+        assert torch.equal(memory.view(torch.int32), before.view(torch.int32))
+    beside = {"input": memory[300 : 300 + INPUT.numel()].view_as(INPUT)}
+    torch.ops.l1sparse.sparse_conv2d_(**in_place_arguments({"residual": residual, **beside}))
+
+
 @pytest.mark.parametrize("name", ["stride", "padding", "dilation"])
 @pytest.mark.parametrize("value", [(1, 1, 1), (1,), (), 1.5, (1, 1.5), None])
 def test_what_is_no_pair_of_whole_numbers_is_an_error(name: str, value: Any) -> None:

@@ -402,9 +402,11 @@ std::vector<int64_t> output_sizes(const l1sparse::Conv2dProblem& problem) {
   return {problem.batch, problem.weight.shape.out_channels, problem.out_h, problem.out_w};
 }
 
-// Does the convolution; `problem` has its activation, and all that make_problem sets.
+// Does the convolution; `problem` has its activation, and all that make_problem sets. The output
+// may be written over a residual that is laid out as it is.
 Tensor run_conv2d(l1sparse::Conv2dProblem& problem, const Tensor& input,
-                  const std::optional<Tensor>& bias, const std::optional<Tensor>& residual) {
+                  const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
+                  bool over_residual = false) {
   const l1sparse::WeightShape& shape = problem.weight.shape;
   problem.dtype = dtype_of(input);
   problem.input_strides = strides_of(input);
@@ -436,8 +438,9 @@ Tensor run_conv2d(l1sparse::Conv2dProblem& problem, const Tensor& input,
   const l1sparse::Parallel parallel = torch_threads();
   int64_t workspace_bytes = 0;
   check(l1sparse::conv2d_workspace(problem, isa, parallel.threads, &workspace_bytes));
-  Tensor output = torch::stable::empty(out_size, input.scalar_type(), std::nullopt, std::nullopt,
-                                       std::nullopt, format);
+  Tensor output = over_residual ? *dense_residual
+                                : torch::stable::empty(out_size, input.scalar_type(), std::nullopt,
+                                                       std::nullopt, std::nullopt, format);
   Tensor workspace = bytes_tensor(workspace_bytes);
   tensors.input = input.const_data_ptr();
   tensors.output = output.mutable_data_ptr();
@@ -445,6 +448,20 @@ Tensor run_conv2d(l1sparse::Conv2dProblem& problem, const Tensor& input,
   check(l1sparse::conv2d(problem, tensors, isa, parallel, workspace.mutable_data_ptr(), &ran));
   if (ran != nullptr) last_conv2d_isa.store(ran, std::memory_order_relaxed);
   return output;
+}
+
+// Whether two tensors' first and last elements span the same memory.
+bool overlap(const Tensor& a, const Tensor& b) {
+  const auto span = [](const Tensor& tensor) {
+    const auto begin = reinterpret_cast<std::uintptr_t>(tensor.const_data_ptr());
+    int64_t last = 0;
+    for (int64_t i = 0; i < tensor.dim(); ++i) last += (tensor.size(i) - 1) * tensor.stride(i);
+    return std::pair(begin, begin + static_cast<size_t>(last + 1) * tensor.element_size());
+  };
+  if (a.numel() == 0 || b.numel() == 0) return false;
+  const auto [a_begin, a_end] = span(a);
+  const auto [b_begin, b_end] = span(b);
+  return a_begin < b_end && b_begin < a_end;
 }
 
 Tensor sparse_conv2d(const Tensor& input, const Tensor& packed, std::vector<int64_t> weight_shape,
@@ -460,6 +477,24 @@ Tensor sparse_conv2d(const Tensor& input, const Tensor& packed, std::vector<int6
       open_as(packed, weight_shape), {stride, padding, dilation, groups}, sizes_of(input));
   set_activation(activation, clamp_min, clamp_max, problem);
   return run_conv2d(problem, input, bias, residual);
+}
+
+void sparse_conv2d_(const Tensor& input, const Tensor& packed, std::vector<int64_t> weight_shape,
+                    std::optional<Tensor> bias, std::vector<int64_t> stride,
+                    std::vector<int64_t> padding, std::vector<int64_t> dilation, int64_t groups,
+                    Tensor residual, std::string activation, double clamp_min, double clamp_max) {
+  check_float("input", input, 4);
+  l1sparse::Conv2dProblem problem = make_problem(
+      open_as(packed, weight_shape), {stride, padding, dilation, groups}, sizes_of(input));
+  set_activation(activation, clamp_min, clamp_max, problem);
+  // What is read must not change on the way: a packed weight was checked before.
+  for (const Tensor& read : {input, packed, bias.value_or(input)}) {
+    if (overlap(residual, read)) {
+      fail("residual: shares memory with input, packed or bias, expected a tensor of its own");
+    }
+  }
+  const Tensor output = run_conv2d(problem, input, bias, residual, true);
+  if (output.const_data_ptr() != residual.const_data_ptr()) torch::stable::copy_(residual, output);
 }
 
 // ---- training: the weights of the kept groups in a tensor of their own --------------------------
@@ -615,6 +650,11 @@ STABLE_TORCH_LIBRARY(l1sparse, m) {
       "residual=None, "
       "str activation='none', float clamp_min=0.0, float clamp_max=6.0, str backend='auto') -> "
       "Tensor");
+  // The output takes the residual's place.
+  m.def(
+      "sparse_conv2d_(Tensor input, Tensor packed, int[] weight_shape, Tensor? bias, int[] stride, "
+      "int[] padding, int[] dilation, int groups, Tensor(a!) residual, str activation='none', "
+      "float clamp_min=0.0, float clamp_max=6.0) -> ()");
   m.def("gather_values(Tensor weight, Tensor pattern, int[] values_shape) -> Tensor");
   m.def("scatter_values(Tensor values, Tensor pattern, int[] weight_shape) -> Tensor");
   m.def(
@@ -637,6 +677,7 @@ STABLE_TORCH_LIBRARY_IMPL(l1sparse, CPU, m) {
   m.impl("packed_info", TORCH_BOX(&packed_info));
   m.impl("unpack", TORCH_BOX(&unpack));
   m.impl("sparse_conv2d", TORCH_BOX(&sparse_conv2d));
+  m.impl("sparse_conv2d_", TORCH_BOX(&sparse_conv2d_));
   m.impl("gather_values", TORCH_BOX(&gather_values));
   m.impl("scatter_values", TORCH_BOX(&scatter_values));
   m.impl("values_conv2d", TORCH_BOX(&values_conv2d));

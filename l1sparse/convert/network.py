@@ -17,7 +17,7 @@ from torch._C._functorch import maybe_current_level
 from torch.fx.graph_module import _USER_PRESERVED_ATTRIBUTES_KEY
 
 from l1sparse.convert.rewrite import remember
-from l1sparse.nn import SparseConv2d
+from l1sparse.nn import DenseConv2d, SparseConv2d
 
 
 class FastNetwork(fx.GraphModule):
@@ -84,16 +84,39 @@ def _call(self: FastNetwork, *args: Any, **kwargs: Any) -> Any:
 def _direct(model: FastNetwork) -> Callable[..., Any]:
     """A function that computes what the graph says."""
     graph = copy.deepcopy(model.graph)
+    calls: dict[fx.Node, Callable[..., Any]] = {}
     for node in graph.nodes:
         if node.op != "call_module":
             continue
         module = model.get_submodule(node.target)
         if isinstance(module, SparseConv2d) and module.weight is None:
-            node.op, node.target = "call_function", module.direct_call()
+            calls[node] = module.direct_call(_last_to_see_its_residual(model, node))
+    for node, call in calls.items():
+        node.op, node.target = "call_function", call
     code = graph.python_code(root_module="self")
     namespace = dict(code.globals)
     exec(compile(code.src, "<fast network>", "exec"), namespace)
     return namespace["forward"]  # type: ignore[no-any-return]
+
+
+def _last_to_see_its_residual(model: fx.GraphModule, node: fx.Node) -> list[nn.Module] | None:
+    """The other convolutions that see the residual of `node`, if they all come before it.
+
+    Between convolutions it is known that no output shares memory with an input. None where
+    anything else sees the residual, or something does later.
+    """
+    input, residual = (*node.args, None)[:2]
+    if not isinstance(residual, fx.Node) or residual is input:
+        return None
+    others = [residual, *(user for user in residual.users if user is not node)]
+    modules = [
+        model.get_submodule(other.target)
+        for other in others
+        if other.op == "call_module" and isinstance(other.target, str)
+    ]
+    convolutions = all(isinstance(module, (SparseConv2d, DenseConv2d)) for module in modules)
+    before = all(other < node for other in others)
+    return modules if len(modules) == len(others) and convolutions and before else None
 
 
 def _remembered(model: fx.GraphModule) -> dict[str, Any]:

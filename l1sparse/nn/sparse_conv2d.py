@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -256,12 +256,19 @@ class SparseConv2d(nn.Conv2d):
             return run(input.unsqueeze(0), residual).squeeze(0)
         return run(input, residual)
 
-    def direct_call(self) -> Callable[[Tensor, Tensor | None], Tensor]:
+    def direct_call(
+        self, residual_seen_by: Collection[nn.Module] | None = None
+    ) -> Callable[[Tensor, Tensor | None], Tensor]:
         """A function that computes what the module does, with the least Python around the operator.
 
         It is for inference without gradients, after `drop_dense_weight`; the caller has to exclude
         autograd's dispatch keys. It sees hooks, and new tensors under ``packed`` and ``bias``, but
         no other change of the module's attributes.
+
+        Args:
+            residual_seen_by: where nothing reads the residual after the call, the other modules
+                that return or take it: the output is then written over it, unless one of them has
+                hooks, which may have kept it. None: the residual stays as it is.
 
         Raises:
             RuntimeError: if the module still has its dense weight.
@@ -271,6 +278,13 @@ class SparseConv2d(nn.Conv2d):
         if self.padding_mode != "zeros" or isinstance(self.padding, str):
             return self.forward
         operator = torch.ops.l1sparse.sparse_conv2d.default._op
+        in_place_operator = torch.ops.l1sparse.sparse_conv2d_.default._op
+        overwrites = residual_seen_by is not None
+        hooks_on_residual = [
+            hooks
+            for module in residual_seen_by or ()
+            for hooks in (module._forward_hooks, module._forward_pre_hooks)
+        ]
         buffers, parameters = self._buffers, self._parameters
         hooks, pre_hooks = self._forward_hooks, self._forward_pre_hooks
         filters, shape = self.out_channels, list(self.weight_shape)
@@ -290,6 +304,28 @@ class SparseConv2d(nn.Conv2d):
                 plain = residual.shape == out and residual.dtype == input.dtype
             if not plain:
                 return self(input, residual)
+            if (
+                overwrites
+                and residual is not None
+                and residual.is_cpu
+                and residual.is_contiguous() == input.is_contiguous()  # else it has to be copied
+                and not any(hooks_on_residual)
+            ):
+                in_place_operator(
+                    input,
+                    buffers["packed"],
+                    shape,
+                    parameters["bias"],
+                    stride,
+                    padding,
+                    dilation,
+                    groups,
+                    residual,
+                    activation,
+                    least,
+                    greatest,
+                )
+                return residual
             return operator(
                 input,
                 buffers["packed"],

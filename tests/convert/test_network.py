@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable, Collection
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, fx, nn
+from torch.profiler import ProfilerActivity, profile
 
 from l1sparse import SparseConv2d
 from l1sparse.convert.network import FastNetwork
@@ -40,11 +43,16 @@ class ModulesAsSteps(fx.Tracer):
 
 @pytest.fixture
 def fast() -> FastNetwork:
+    return pruned(Block())
+
+
+def pruned(model: nn.Module, but: Collection[str] = ()) -> FastNetwork:
+    """All convolutions sparse `but` these."""
     torch.manual_seed(0)
-    graph = optimised_graph(Block().eval())
-    for name in ("first", "inner.0", "last", "gate"):
-        conv = graph.get_submodule(name)
-        assert isinstance(conv, nn.Conv2d)
+    graph = optimised_graph(model.eval())
+    for name, conv in [*graph.named_modules()]:
+        if not isinstance(conv, nn.Conv2d) or name in but:
+            continue
         keep = torch.rand(conv.weight.shape[0], conv.weight.shape[1] // 8, 1, 1) < 0.5
         conv.weight.data *= keep.repeat_interleave(8, 1)
         make_sparse(graph, name, GroupShape(1, 8)).eval().drop_dense_weight()
@@ -142,3 +150,104 @@ def test_the_direct_call_takes_whatever_the_module_takes() -> None:
         call = layer.drop_dense_weight().direct_call()
         for x in (torch.randn(2, 8, 6, 6), torch.randn(8, 6, 6)):
             assert torch.equal(call(x), layer(x))
+
+
+class Shortcut(nn.Module):
+    """Adds the output of `first` to that of the last convolution; `also` sees it too."""
+
+    def __init__(self, also: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
+        super().__init__()
+        self.first, self.inner, self.last = (nn.Conv2d(8, 8, 1) for _ in range(3))
+        self.also = also
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        y = torch.relu(self.last(self.inner(x)) + x)
+        return y if self.also is None else self.also(x, y)
+
+
+class FirstIsItself(Shortcut):
+    """Its residual is the last convolution's input too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return torch.relu(self.last(x) + x)
+
+
+class ReadByAConvolution(Shortcut):
+    """Another convolution takes the residual after the one that adds it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        y = torch.relu(self.last(self.inner(x)) + x).mean((2, 3), keepdim=True)
+        return y + self.inner(x)
+
+
+class WithAView(Shortcut):
+    """A view of the residual is used after it, and one of the input is the residual."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.first(x).flatten(2)
+        x = torch.relu(self.last(self.inner(x)) + x)
+        return x + rows.view_as(x)
+
+
+def written_over(fast: FastNetwork, x: Tensor) -> int:
+    """How many residuals a call writes over."""
+    with profile(activities=[ProfilerActivity.CPU]) as events:
+        fast(x)
+    return sum(event.name == "l1sparse::sparse_conv2d_" for event in events.events())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("but", [(), ("first",)])
+@pytest.mark.parametrize("format_", [torch.contiguous_format, torch.channels_last])
+def test_an_output_takes_the_place_of_a_residual_that_nothing_reads_again(
+    image: Tensor, but: tuple[str, ...], format_: torch.memory_format
+) -> None:
+    fast = pruned(Shortcut(), but)
+    image = image.contiguous(memory_format=format_)
+    expected = by_the_graph(fast, image)
+    assert torch.equal(fast(image), expected)
+    assert torch.equal(fast(image), expected)
+    assert written_over(fast, image) == 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "model",
+    [
+        Shortcut(lambda x, y: x + y),
+        Shortcut(lambda x, y: y.flatten(1) + x.flatten(1)),
+        FirstIsItself(),
+        ReadByAConvolution(),
+        WithAView(),
+    ],
+)
+def test_a_residual_that_is_read_again_stays(image: Tensor, model: nn.Module) -> None:
+    fast = pruned(model)
+    before = image.clone()
+    expected = by_the_graph(fast, image)
+    assert torch.equal(fast(image), expected)
+    assert torch.equal(image, before)
+    assert written_over(fast, image) == 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layer", ["first", "inner", "last"])
+def test_what_a_hook_keeps_stays(image: Tensor, layer: str) -> None:
+    fast = pruned(Shortcut())
+    expected = fast(image)
+    kept: list[tuple[Tensor, Tensor]] = []
+
+    def keep(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        tensors = [x for x in (*inputs, output) if x is not None]
+        kept.extend((tensor, tensor.clone()) for tensor in tensors)
+
+    hook = fast.get_submodule(layer).register_forward_hook(keep)
+    assert torch.equal(fast(image), expected)
+    assert len(kept) >= 2
+    assert all(torch.equal(tensor, then) for tensor, then in kept)
+    assert written_over(fast, image) == 0
+    hook.remove()
+    assert written_over(fast, image) == 1
