@@ -13,6 +13,8 @@ from json_files import read_json
 
 HERE = Path(__file__).parent
 _BATCH = "64"
+# Points; what loses more would press all others together.
+_MOST_LOST = 3.0
 
 
 def main() -> int:
@@ -32,13 +34,13 @@ def plot(path: Path, entries: Sequence[Mapping[str, Any]], times: Mapping[str, A
 
     Args:
         path: PNG file to write.
-        entries: as `fashion_table.summary` gives them.
+        entries: as `fashion_table.summary` gives them; what loses 3 points or more is left out.
         times: as `fashion_times.measure_cells` writes them; None: only the first panel.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure  # without pyplot: no window, no global state
 
-    shown = [entry for entry in entries if entry["seeds"] and entry["lost"] < 20]
+    shown = [entry for entry in entries if entry["seeds"] and entry["lost"] < _MOST_LOST]
     figure = Figure(figsize=(10.5 if times else 5.5, 4.4), layout="constrained")
     panels = figure.subplots(1, 2 if times else 1, squeeze=False, sharey=True)[0]
     kinds = list(dict.fromkeys((entry["group"], entry["strategy"]) for entry in shown))

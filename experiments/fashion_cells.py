@@ -79,6 +79,7 @@ WIDE = (
         for s in (0.75, 0.9)
     ),
     *(Cell("1x8", s, "alpha") for s in (0.75, 0.9)),
+    *(Cell("1x8", s, "above") for s in (0.5, 0.9)),
 )
 
 
