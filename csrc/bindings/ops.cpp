@@ -14,6 +14,8 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <cstdlib>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -120,13 +122,43 @@ l1sparse::Parallel torch_threads() {
   return parallel;
 }
 
-Tensor bytes_tensor(int64_t bytes) {
-  const std::array<int64_t, 1> size{bytes};
-  return torch::stable::empty(size, ScalarType::Byte);
-}
+// Working memory of one call.
+class Scratch {
+ public:
+  explicit Scratch(int64_t bytes) {
+    const size_t rounded = (static_cast<size_t>(bytes) / kAlignment + 1) * kAlignment;
+    data_.reset(std::aligned_alloc(kAlignment, rounded));
+    if (data_ == nullptr) fail("no memory for " + std::to_string(bytes) + " bytes of scratch");
+  }
+  void* data() const { return data_.get(); }
 
-Tensor float_tensor(std::vector<int64_t> size) {
-  return torch::stable::empty(size, ScalarType::Float);
+ private:
+  static constexpr size_t kAlignment = 64;
+  struct Free {
+    void operator()(void* data) const { std::free(data); }
+  };
+  std::unique_ptr<void, Free> data_;
+};
+
+// Not by torch::stable::empty, which takes a microsecond to find the operator by its name.
+Tensor empty(const std::vector<int64_t>& size, ScalarType dtype,
+             MemoryFormat format = MemoryFormat::Contiguous) {
+  std::vector<int64_t> strides(size.size());
+  int64_t stride = 1;
+  const auto next = [&](size_t i) {
+    strides[i] = stride;
+    stride *= std::max<int64_t>(size[i], 1);
+  };
+  if (format == MemoryFormat::ChannelsLast) {
+    for (const size_t i : {1, 3, 2, 0}) next(i);
+  } else {
+    for (size_t i = size.size(); i-- > 0;) next(i);
+  }
+  AtenTensorHandle handle = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(size.size()), size.data(),
+                                                  strides.data(), static_cast<int32_t>(dtype),
+                                                  aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
 }
 
 void check_float(const char* name, const Tensor& tensor, int64_t rank) {
@@ -134,10 +166,15 @@ void check_float(const char* name, const Tensor& tensor, int64_t rank) {
 }
 
 // As contiguous float32, without a copy where it is that already.
+Tensor dense(const Tensor& tensor, MemoryFormat format = MemoryFormat::Contiguous) {
+  // What torch would find out too, but with the operator looked up by its name.
+  if (format == MemoryFormat::Contiguous && tensor.is_contiguous()) return tensor;
+  return torch::stable::contiguous(tensor, format);
+}
+
 Tensor as_float32(const Tensor& tensor) {
   const bool converts = tensor.scalar_type() != ScalarType::Float;
-  return torch::stable::contiguous(converts ? torch::stable::to(tensor, ScalarType::Float)
-                                            : tensor);
+  return dense(converts ? torch::stable::to(tensor, ScalarType::Float) : tensor);
 }
 
 l1sparse::WeightShape weight_shape(const Tensor& weight, const std::vector<int64_t>& group) {
@@ -187,8 +224,8 @@ Tensor group_l1_norm(const Tensor& weight, std::vector<int64_t> group) {
   l1sparse::GroupGrid grid;
   check(l1sparse::check_shape(shape, &grid));
   const Tensor dense = as_float32(weight);
-  Tensor norms =
-      float_tensor({grid.filter_groups, grid.channel_groups, shape.kernel_h, shape.kernel_w});
+  Tensor norms = empty({grid.filter_groups, grid.channel_groups, shape.kernel_h, shape.kernel_w},
+                       ScalarType::Float);
   check(l1sparse::group_l1_norm(shape, static_cast<const float*>(dense.const_data_ptr()),
                                 static_cast<float*>(norms.mutable_data_ptr()),
                                 l1sparse::selected_isa(), torch_threads()));
@@ -245,7 +282,7 @@ Tensor pack(const Tensor& weight, const Tensor& mask, std::vector<int64_t> group
   const l1sparse::Strategy chosen = strategy_of(strategy, shape);
   int64_t bytes = 0;
   check(l1sparse::packed_bytes(shape, grid_mask.data(), chosen, &bytes));
-  Tensor packed = bytes_tensor(bytes);
+  Tensor packed = empty({bytes}, ScalarType::Byte);
   check(l1sparse::pack(shape, static_cast<const float*>(dense.const_data_ptr()), grid_mask.data(),
                        chosen, packed.mutable_data_ptr(), bytes));
   return packed;
@@ -291,8 +328,8 @@ Tensor unpack(const Tensor& packed, std::vector<int64_t> weight_shape) {
   // Reading everything anyway, it can afford to check everything, each time.
   check(l1sparse::verify_packed(packed.const_data_ptr(), packed.numel(), view));
   const l1sparse::WeightShape& shape = view.shape;
-  Tensor weight =
-      float_tensor({shape.out_channels, shape.in_channels, shape.kernel_h, shape.kernel_w});
+  Tensor weight = empty({shape.out_channels, shape.in_channels, shape.kernel_h, shape.kernel_w},
+                        ScalarType::Float);
   l1sparse::unpack(view, static_cast<float*>(weight.mutable_data_ptr()));
   return weight;
 }
@@ -430,7 +467,7 @@ Tensor run_conv2d(l1sparse::Conv2dProblem& problem, const Tensor& input,
     check_tensor("residual", *residual, residual->scalar_type() == input.scalar_type(),
                  dtype_text(input.scalar_type()) + ", the input's", 4);
     check_sizes("residual", *residual, out_size, "the output's");
-    dense_residual = torch::stable::contiguous(*residual, format);
+    dense_residual = dense(*residual, format);
     tensors.residual = dense_residual->const_data_ptr();
   }
 
@@ -438,14 +475,12 @@ Tensor run_conv2d(l1sparse::Conv2dProblem& problem, const Tensor& input,
   const l1sparse::Parallel parallel = torch_threads();
   int64_t workspace_bytes = 0;
   check(l1sparse::conv2d_workspace(problem, isa, parallel.threads, &workspace_bytes));
-  Tensor output = over_residual ? *dense_residual
-                                : torch::stable::empty(out_size, input.scalar_type(), std::nullopt,
-                                                       std::nullopt, std::nullopt, format);
-  Tensor workspace = bytes_tensor(workspace_bytes);
+  Tensor output = over_residual ? *dense_residual : empty(out_size, input.scalar_type(), format);
+  const Scratch workspace(workspace_bytes);
   tensors.input = input.const_data_ptr();
   tensors.output = output.mutable_data_ptr();
   const char* ran = nullptr;
-  check(l1sparse::conv2d(problem, tensors, isa, parallel, workspace.mutable_data_ptr(), &ran));
+  check(l1sparse::conv2d(problem, tensors, isa, parallel, workspace.data(), &ran));
   if (ran != nullptr) last_conv2d_isa.store(ran, std::memory_order_relaxed);
   return output;
 }
@@ -530,12 +565,12 @@ Tensor gather_values(const Tensor& weight, const Tensor& pattern,
               {shape.out_channels, shape.in_channels, shape.kernel_h, shape.kernel_w},
               "the pattern's");
   const Tensor dense = as_float32(weight);
-  Tensor values = float_tensor(values_shape);
+  Tensor values = empty(values_shape, ScalarType::Float);
   const int64_t numbers = l1sparse::gather_scratch(view);
-  Tensor scratch = bytes_tensor(numbers * static_cast<int64_t>(sizeof(std::uint32_t)));
+  const Scratch scratch(numbers * static_cast<int64_t>(sizeof(std::uint32_t)));
   l1sparse::gather_values(view, static_cast<const float*>(dense.const_data_ptr()),
                           static_cast<float*>(values.mutable_data_ptr()),
-                          static_cast<std::uint32_t*>(scratch.mutable_data_ptr()));
+                          static_cast<std::uint32_t*>(scratch.data()));
   return values;
 }
 
@@ -543,7 +578,7 @@ Tensor scatter_values(const Tensor& values, const Tensor& pattern,
                       std::vector<int64_t> weight_shape) {
   Tensor held = values;
   const l1sparse::PackedView view = with_values(open_as(pattern, weight_shape), values, held);
-  Tensor weight = float_tensor(weight_shape);
+  Tensor weight = empty(weight_shape, ScalarType::Float);
   l1sparse::unpack(view, static_cast<float*>(weight.mutable_data_ptr()));
   return weight;
 }
@@ -593,14 +628,13 @@ Tensor conv2d_input_grad(const Tensor& grad, std::optional<Tensor> values, const
   const l1sparse::Parallel parallel = torch_threads();
   int64_t bytes = 0;
   check(l1sparse::input_grad_workspace(problem, isa, parallel.threads, &bytes));
-  Tensor workspace = bytes_tensor(bytes);
+  const Scratch workspace(bytes);
   const std::vector<int64_t> size{grad.size(0), channels, in_h, in_w};
-  Tensor result =
-      torch::stable::empty(size, grad.scalar_type(), std::nullopt, std::nullopt, std::nullopt,
-                           channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  Tensor result = empty(size, grad.scalar_type(),
+                        channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
   const char* ran = nullptr;
   check(l1sparse::input_grad(problem, grad.const_data_ptr(), result.mutable_data_ptr(), isa,
-                             parallel, workspace.mutable_data_ptr(), &ran));
+                             parallel, workspace.data(), &ran));
   if (ran != nullptr) last_conv2d_isa.store(ran, std::memory_order_relaxed);
   return result;
 }
@@ -622,14 +656,13 @@ Tensor conv2d_values_grad(const Tensor& grad, const Tensor& input, const Tensor&
   const l1sparse::Parallel parallel = torch_threads();
   int64_t bytes = 0;
   check(l1sparse::weight_grad_workspace(problem, isa, parallel.threads, &bytes));
-  Tensor workspace = bytes_tensor(bytes);
+  const Scratch workspace(bytes);
   const Tensor dense = as_float32(grad);
-  Tensor result = float_tensor(values_shape);
+  Tensor result = empty(values_shape, ScalarType::Float);
   const char* ran = nullptr;
-  check(l1sparse::weight_grad(problem, static_cast<const float*>(dense.const_data_ptr()),
-                              input.const_data_ptr(),
-                              static_cast<float*>(result.mutable_data_ptr()), isa, parallel,
-                              workspace.mutable_data_ptr(), &ran));
+  check(l1sparse::weight_grad(
+      problem, static_cast<const float*>(dense.const_data_ptr()), input.const_data_ptr(),
+      static_cast<float*>(result.mutable_data_ptr()), isa, parallel, workspace.data(), &ran));
   if (ran != nullptr) last_conv2d_isa.store(ran, std::memory_order_relaxed);
   return result;
 }

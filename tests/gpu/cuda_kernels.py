@@ -99,9 +99,10 @@ class Gpu:
             objects = list(pool.map(compile_one, sources))
         suffix = sysconfig.get_config_var("EXT_SUFFIX")
         library = folder / f"_cuda{suffix}"
-        # By nvcc, which knows where its headers are; its host compiler links.
+        # By nvcc, which knows where its headers are; its host compiler links. Symbolic: a torch for
+        # CUDA brings the real runtime, whose functions would otherwise come first.
         run(
-            nvcc, "-shared", "-cudart=none", "-std=c++20", "-O1", "-Xcompiler=-fPIC", f"-I{CSRC}",
+            nvcc, "-shared", "-cudart=none", "-Xlinker=-Bsymbolic", "-std=c++20", "-O1", "-Xcompiler=-fPIC", f"-I{CSRC}",
             f"-I{sysconfig.get_paths()['include']}", str(CSRC / "bindings/cuda.cpp"),
             str(Path(__file__).with_name("fake_runtime.cpp")), *objects, "-o", str(library),
         )  # fmt: skip

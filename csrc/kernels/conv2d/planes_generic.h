@@ -85,19 +85,23 @@ void gather_channels(const PlanesJob& job, const float* input, std::int64_t chan
                      float* planes) {
   for (std::int64_t set = 0; set < job.sets; ++set, planes += job.channels * job.plane_pitch) {
     const PlaneColumns columns = columns_of(job, set);
+    const bool reads = columns.inside.begin < columns.inside.end;
     float* to = planes;
     for (std::int64_t r = 0; r < job.rows.run_count; ++r) {
       const AxisRun& run = job.rows.runs[r];
       const std::int64_t first = job.first_row + run.source;
-      const Inside rows = inside_of(first, run.step, run.count, job.height);
-      const float* from = input + (first + rows.begin * run.step) * job.row_stride + columns.first;
+      const Inside rows = inside_of(first, run.step, reads ? run.count : 0, job.height);
       for (std::int64_t c = 0; c < channels; ++c) {
         float* plane = to + c * job.plane_pitch;
         for (std::int64_t i = 0; i < rows.begin; ++i)
           fill_zero(plane + i * job.row_pitch, job.cols);
-        copy_columns<V>(columns, rows.end - rows.begin, from + c * job.channel_stride,
-                        run.step * job.row_stride, plane + rows.begin * job.row_pitch,
-                        job.row_pitch);
+        if (rows.begin < rows.end) {  // else there may be no input at all
+          const std::int64_t row = first + rows.begin * run.step;
+          copy_columns<V>(columns, rows.end - rows.begin,
+                          input + c * job.channel_stride + row * job.row_stride + columns.first,
+                          run.step * job.row_stride, plane + rows.begin * job.row_pitch,
+                          job.row_pitch);
+        }
         for (std::int64_t i = rows.end; i < run.count; ++i) {
           fill_zero(plane + i * job.row_pitch, job.cols);
         }
