@@ -307,6 +307,28 @@ struct F32x16 {
     return _mm512_maskz_loadu_ps(lanes, from);
   }
   static Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
+  static void transpose(Reg (&r)[16]) {
+    // Four by four within the quarters of four registers, then quarters between registers.
+    for (int i = 0; i < 16; i += 4) {
+      const Reg a = _mm512_unpacklo_ps(r[i], r[i + 1]), b = _mm512_unpackhi_ps(r[i], r[i + 1]);
+      const Reg c = _mm512_unpacklo_ps(r[i + 2], r[i + 3]);
+      const Reg d = _mm512_unpackhi_ps(r[i + 2], r[i + 3]);
+      r[i] = _mm512_shuffle_ps(a, c, 0x44);
+      r[i + 1] = _mm512_shuffle_ps(a, c, 0xEE);
+      r[i + 2] = _mm512_shuffle_ps(b, d, 0x44);
+      r[i + 3] = _mm512_shuffle_ps(b, d, 0xEE);
+    }
+    for (int i = 0; i < 4; ++i) {
+      const Reg a = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88);
+      const Reg b = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xDD);
+      const Reg c = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88);
+      const Reg d = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xDD);
+      r[i] = _mm512_shuffle_f32x4(a, c, 0x88);
+      r[i + 4] = _mm512_shuffle_f32x4(b, d, 0x88);
+      r[i + 8] = _mm512_shuffle_f32x4(a, c, 0xDD);
+      r[i + 12] = _mm512_shuffle_f32x4(b, d, 0xDD);
+    }
+  }
   static __m256 sum_lanes(const Reg* r) {
     __m256 halves[8];
     for (int i = 0; i < 8; ++i) {

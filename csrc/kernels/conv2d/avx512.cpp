@@ -27,7 +27,7 @@ constexpr PixelTile kNarrowLone = L1SPARSE_LONE_TILE(F32x16, F32x8, 3, 4, 640);
 }  // namespace
 
 const Conv2dKernels conv2d_avx512 =
-    L1SPARSE_CONV2D_KERNELS(F32x16, F32x8, kTiles, L1SPARSE_PIXEL_TILES(kPixelTiles, &kPixelLone),
+    L1SPARSE_CONV2D_KERNELS(F32x16, F32x16, kTiles, L1SPARSE_PIXEL_TILES(kPixelTiles, &kPixelLone),
                             L1SPARSE_PIXEL_TILES(kPixelTiles, &kPixelLone),
                             L1SPARSE_PIXEL_TILES(kNarrowTiles, &kNarrowLone), true, true, true);
 }  // namespace l1sparse

@@ -106,14 +106,15 @@ void finish_pixels(const FinishJob& shared) {
   const FinishJob job = shared;
   constexpr int kLanes = V::kLanes;
   const Epilogue<V, kActivation, kResidual, T> epilogue(job);
-  for (std::int64_t filter = 0; filter < job.filters; filter += kLanes) {
-    const int count =
-        job.filters - filter < kLanes ? static_cast<int>(job.filters - filter) : kLanes;
-    typename V::Reg bias = V::zero();
-    if (job.bias != nullptr) bias = V::load_partial(job.bias + filter, count);
-    for (std::int64_t row = 0; row < job.rows; ++row) {
-      for (std::int64_t col = 0; col < job.cols; col += kLanes) {
-        const int pixels = job.cols - col < kLanes ? static_cast<int>(job.cols - col) : kLanes;
+  for (std::int64_t row = 0; row < job.rows; ++row) {
+    for (std::int64_t col = 0; col < job.cols; col += kLanes) {
+      const int pixels = job.cols - col < kLanes ? static_cast<int>(job.cols - col) : kLanes;
+      // All filters of some pixels before the next ones, so that the output is written in order.
+      for (std::int64_t filter = 0; filter < job.filters; filter += kLanes) {
+        const int count =
+            job.filters - filter < kLanes ? static_cast<int>(job.filters - filter) : kLanes;
+        typename V::Reg bias = V::zero();
+        if (job.bias != nullptr) bias = V::load_partial(job.bias + filter, count);
         const float* sums = job.sums + filter * job.sums_pitch + row * job.tile_cols + col;
         typename V::Reg r[kLanes];
         if (count == kLanes && pixels == kLanes) {

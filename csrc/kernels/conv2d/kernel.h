@@ -116,7 +116,7 @@ struct PlanesJob {
 };
 
 // Channels that the first step takes through its scratch memory together, at most.
-constexpr std::int64_t kPlaneLines = 8;
+constexpr std::int64_t kPlaneLines = 16;
 
 // Step 2: for one tile of outputs and one filter block, sum up weight * activation.
 struct ColumnsJob {

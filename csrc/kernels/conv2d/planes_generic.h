@@ -136,7 +136,11 @@ void gather_lines(const PlanesJob& job, const T* row, int channels, std::int64_t
       float* to = lines + at - low;
       typename V::Reg r[kLanes];
       if (channels == kLanes && pixels == kLanes) {
-        for (int i = 0; i < kLanes; ++i) r[i] = V::load(pixel + i * job.col_stride);
+        for (int i = 0; i < kLanes; ++i) {
+          r[i] = V::load(pixel + i * job.col_stride);
+          // The channels that come next, in the pixel's next cache line.
+          prefetch(pixel + i * job.col_stride, kCacheLine);
+        }
         V::transpose(r);
         for (int c = 0; c < kLanes; ++c) V::store(to + c * line_pitch, r[c]);
       } else {
