@@ -31,7 +31,9 @@ def defined_symbols(path: Path) -> list[tuple[str, str]]:
     """(letter, name) of every defined symbol that other objects see."""
     command = ["nm", "--extern-only", "--defined-only", "--demangle", "--format=posix", str(path)]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-    return [(letter, name) for name, letter in (line.rsplit(maxsplit=3)[:2] for line in lines)]
+    symbols = (line.rsplit(maxsplit=3)[:2] for line in lines)
+    # Where the compiler's own function for exceptions is found: an address and no code.
+    return [(letter, name) for name, letter in symbols if not name.startswith("DW.ref.")]
 
 
 def test_each_object_offers_one_table_and_nothing_else(isa_objects: list[Path]) -> None:
@@ -39,4 +41,6 @@ def test_each_object_offers_one_table_and_nothing_else(isa_objects: list[Path]) 
     for path in isa_objects:
         symbols = defined_symbols(path)
         assert not [name for letter, name in symbols if letter in SHARED], path
-        assert [name for _, name in symbols] == [f"l1sparse::{path.parent.name}_{path.stem}"], path
+        ((_, name),) = symbols
+        assert name.startswith(f"l1sparse::{path.parent.name}_"), path
+        assert name.endswith(f"_{path.stem}"), path
