@@ -102,9 +102,10 @@ class Gpu:
         # By nvcc, which knows where its headers are; its host compiler links. Symbolic: a torch for
         # CUDA brings the real runtime, whose functions would otherwise come first.
         run(
-            nvcc, "-shared", "-cudart=none", "-Xlinker=-Bsymbolic", "-std=c++20", "-O1", "-Xcompiler=-fPIC", f"-I{CSRC}",
-            f"-I{sysconfig.get_paths()['include']}", str(CSRC / "bindings/cuda.cpp"),
-            str(Path(__file__).with_name("fake_runtime.cpp")), *objects, "-o", str(library),
+            nvcc, "-shared", "-cudart=none", "-Xlinker=-Bsymbolic", "-std=c++20", "-O1",
+            "-Xcompiler=-fPIC", f"-I{CSRC}", f"-I{sysconfig.get_paths()['include']}",
+            str(CSRC / "bindings/cuda.cpp"), str(Path(__file__).with_name("fake_runtime.cpp")),
+            *objects, "-o", str(library),
         )  # fmt: skip
         spec = importlib.util.spec_from_file_location("_cuda", library)
         assert spec is not None
