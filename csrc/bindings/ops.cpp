@@ -165,16 +165,17 @@ void check_float(const char* name, const Tensor& tensor, int64_t rank) {
   check_tensor(name, tensor, is_float(tensor.scalar_type()), "float32, bfloat16 or float16", rank);
 }
 
-// As contiguous float32, without a copy where it is that already.
-Tensor dense(const Tensor& tensor, MemoryFormat format = MemoryFormat::Contiguous) {
+// As contiguous in a format, without a copy where it is that already.
+Tensor as_contiguous(const Tensor& tensor, MemoryFormat format = MemoryFormat::Contiguous) {
   // What torch would find out too, but with the operator looked up by its name.
   if (format == MemoryFormat::Contiguous && tensor.is_contiguous()) return tensor;
   return torch::stable::contiguous(tensor, format);
 }
 
+// As contiguous float32, likewise.
 Tensor as_float32(const Tensor& tensor) {
   const bool converts = tensor.scalar_type() != ScalarType::Float;
-  return dense(converts ? torch::stable::to(tensor, ScalarType::Float) : tensor);
+  return as_contiguous(converts ? torch::stable::to(tensor, ScalarType::Float) : tensor);
 }
 
 l1sparse::WeightShape weight_shape(const Tensor& weight, const std::vector<int64_t>& group) {
@@ -467,7 +468,7 @@ Tensor run_conv2d(l1sparse::Conv2dProblem& problem, const Tensor& input,
     check_tensor("residual", *residual, residual->scalar_type() == input.scalar_type(),
                  dtype_text(input.scalar_type()) + ", the input's", 4);
     check_sizes("residual", *residual, out_size, "the output's");
-    dense_residual = dense(*residual, format);
+    dense_residual = as_contiguous(*residual, format);
     tensors.residual = dense_residual->const_data_ptr();
   }
 

@@ -304,29 +304,7 @@ class SparseConv2d(nn.Conv2d):
                 plain = residual.shape == out and residual.dtype == input.dtype
             if not plain:
                 return self(input, residual)
-            if (
-                overwrites
-                and residual is not None
-                and residual.is_cpu
-                and residual.is_contiguous() == input.is_contiguous()  # else it has to be copied
-                and not any(hooks_on_residual)
-            ):
-                in_place_operator(
-                    input,
-                    buffers["packed"],
-                    shape,
-                    parameters["bias"],
-                    stride,
-                    padding,
-                    dilation,
-                    groups,
-                    residual,
-                    activation,
-                    least,
-                    greatest,
-                )
-                return residual
-            return operator(
+            arguments = (
                 input,
                 buffers["packed"],
                 shape,
@@ -339,8 +317,17 @@ class SparseConv2d(nn.Conv2d):
                 activation,
                 least,
                 greatest,
-                "auto",
             )
+            if (
+                overwrites
+                and residual is not None
+                and residual.is_cpu
+                and residual.is_contiguous() == input.is_contiguous()  # else it has to be copied
+                and not any(hooks_on_residual)
+            ):
+                in_place_operator(*arguments)
+                return residual
+            return operator(*arguments, "auto")
 
         return call
 
