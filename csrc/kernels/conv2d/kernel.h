@@ -131,14 +131,14 @@ struct ColumnsJob {
   bool prefetches;
   std::int64_t group_filters, group_channels;
   std::int64_t last_channels;        // channels of the last channel group that exist
-  const std::uint32_t* row_offsets;  // of the filter block, indexed by column
   const std::uint32_t* filter_groups;
+  const std::uint32_t* entries_begin;  // for each column, where in `filter_groups` those to work
+  const std::uint32_t* entries_end;    // on begin and end
   const float* values;
-  std::uint32_t first_filter_group;        // of the block; its sums come first
-  std::uint32_t begin_wanted, end_wanted;  // filter groups to work on
-  bool all_wanted;                         // whether that is the whole block
-  std::int64_t sums_pitch;                 // floats from the sums of one filter to the next
-  float* sums;                             // [filters of the block][sums_pitch]
+  std::uint32_t first_filter_group;       // of the block; its sums come first
+  std::int64_t first_filter, end_filter;  // filters of the block to work on
+  std::int64_t sums_pitch;                // floats from the sums of one filter to the next
+  float* sums;                            // [filters of the block][sums_pitch]
   float* lone_lanes;  // [filters of the block][kLoneLanes], of a tile with a lone output
   const char* ran;
 };

@@ -7,6 +7,8 @@
 // the column adds its products to its sums. The sums of a tile and block stay in the nearest
 // cache and are finished into the output. Where outputs and inputs of a channel already lie alike,
 // the input is read in place. Bands, or ranges of filters, are what threads share out.
+#include <algorithm>
+
 #include "kernels/conv2d/plan.h"
 
 namespace l1sparse {
@@ -60,7 +62,7 @@ struct Plan {
   TileChoice tiles;
   // Workspace layout, in bytes.
   std::int64_t row_runs_at, row_taps_at, set_cols_at, tap_begin_at, tap_end_at, column_offsets_at;
-  std::int64_t slots_at, slot_bytes, lines_at, sums_at, total_bytes;
+  std::int64_t slots_at, slot_bytes, lines_at, sums_at, entries_at, total_bytes;
 };
 
 // Floats of a band's input. A tile may read up to its width past the last output.
@@ -227,9 +229,13 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pl
   plan->stretch = smaller(round_up(outputs, plan->widest),
                           larger(little_work ? kStretchOutputs : 0, plan->widest));
   plan->sums_pitch = plane_pitch(1, plan->stretch + (plan->with_lone != nullptr ? 1 : 0));
-  plan->slot_bytes = checked_add(
+  plan->entries_at = checked_add(
       plan->sums_at,
       checked_mul(checked_mul(plan->block_filters, kFloatBytes), plan->sums_pitch + kLoneLanes));
+  const bool parts_of_blocks = plan->filter_parts > 1 || problem.groups > 1;
+  plan->slot_bytes = checked_add(
+      plan->entries_at,
+      parts_of_blocks ? checked_mul(2 * sizeof(std::uint32_t), grid.columns()) : 0);
   std::int64_t at = 0;
   const auto reserve = [&at](std::int64_t count, std::int64_t size) {
     const std::int64_t start = at;
@@ -357,6 +363,32 @@ void find_inside(const Run& run, std::int64_t first, std::int64_t count, std::ui
   }
 }
 
+// Which entries of a filter block's columns are to be worked on.
+struct Entries {
+  const std::uint32_t *begin, *end;  // by column
+};
+
+// Those of the filter groups [from, to). `memory` holds two numbers a column, needed unless that is
+// the whole block.
+Entries entries_of(const PackedView& weight, std::int64_t block, std::int64_t from, std::int64_t to,
+                   std::uint32_t* memory) {
+  const std::int64_t columns = weight.grid.columns();
+  const std::int64_t first = block * weight.block_groups;
+  const std::int64_t end = smaller(first + weight.block_groups, weight.grid.filter_groups);
+  const std::uint32_t* const offsets = weight.row_offsets + block * weight.block_rows;
+  const auto positions = [&](std::int64_t filter_group, std::uint32_t* position) {
+    for (std::int64_t column = 0; column < columns; ++column) {
+      position[column] = static_cast<std::uint32_t>(
+          std::lower_bound(weight.entries + offsets[column], weight.entries + offsets[column + 1],
+                           static_cast<std::uint32_t>(filter_group)) -
+          weight.entries);
+    }
+    return position;
+  };
+  return {from == first ? offsets : positions(from, memory),
+          to == end ? offsets + 1 : positions(to, memory + columns)};
+}
+
 const char* run_item(const Run& run, std::int64_t index, char* slot) {
   const Conv2dProblem& problem = run.problem;
   const Plan& plan = run.plan;
@@ -392,14 +424,14 @@ const char* run_item(const Run& run, std::int64_t index, char* slot) {
     const std::int64_t block_first = block * plan.block_filters;
     const std::int64_t first = larger(block_first, item.first_filter);
     const std::int64_t end = smaller(block_first + plan.block_filters, item.end_filter);
-    job.row_offsets = weight.row_offsets + block * weight.block_rows;
+    const Entries entries =
+        entries_of(weight, block, first / weight.grid.filters, ceil_div(end, weight.grid.filters),
+                   reinterpret_cast<std::uint32_t*>(slot + plan.entries_at));
+    job.entries_begin = entries.begin;
+    job.entries_end = entries.end;
     job.first_filter_group = static_cast<std::uint32_t>(block * weight.block_groups);
-    job.begin_wanted = static_cast<std::uint32_t>(first / weight.grid.filters);
-    job.end_wanted = static_cast<std::uint32_t>(ceil_div(end, weight.grid.filters));
-    job.all_wanted =
-        job.begin_wanted == job.first_filter_group &&
-        job.end_wanted - job.begin_wanted ==
-            smaller(weight.block_groups, weight.grid.filter_groups - block * weight.block_groups);
+    job.first_filter = first - block_first;
+    job.end_filter = end - block_first;
     for (std::int64_t at = 0; at < outputs;) {
       const std::int64_t start = at;
       while (at < outputs) {

@@ -169,20 +169,6 @@ struct KeepActivations {
   }
 };
 
-// The first of ascending entries that is not below `bound`.
-inline const std::uint32_t* first_not_below(const std::uint32_t* entry, const std::uint32_t* end,
-                                            std::uint32_t bound) {
-  while (entry != end) {
-    const std::uint32_t* middle = entry + (end - entry) / 2;
-    if (*middle < bound) {
-      entry = middle + 1;
-    } else {
-      end = middle;
-    }
-  }
-  return end;
-}
-
 // ---- accumulate, with the sums of several filters in registers --------------------------------
 //
 // For instruction sets with so few registers that a group's activations do not fit: the sums of
@@ -329,9 +315,7 @@ template <class V, class E, int kVectors, bool kLone, class Way, class T>
 void accumulate_columns(ColumnsJob& shared) {
   // A copy that no store can change, so that its members stay in registers.
   const ColumnsJob job = shared;
-  // Sums to work on, counted from the block's first filter.
-  const std::int64_t begin = (job.begin_wanted - job.first_filter_group) * job.group_filters;
-  const std::int64_t end = (job.end_wanted - job.first_filter_group) * job.group_filters;
+  const std::int64_t begin = job.first_filter, end = job.end_filter;
   constexpr std::int64_t kOutputs = kVectors * V::kLanes;
   for (std::int64_t i = begin; i < end; ++i) {
     for (int v = 0; v < kVectors; ++v) {
@@ -347,17 +331,13 @@ void accumulate_columns(ColumnsJob& shared) {
   std::int64_t tap = 0, tap_x = 0;
   for (std::int64_t column = 0; column < job.columns; ++column) {
     ColumnWork<T> work;
-    work.entry = job.filter_groups + job.row_offsets[column];
-    work.end = job.filter_groups + job.row_offsets[column + 1];
+    work.entry = job.filter_groups + job.entries_begin[column];
+    work.end = job.filter_groups + job.entries_end[column];
     work.inside = job.inside == nullptr ? ~std::uint64_t{0} : job.inside[tap];
     // Taps side by side read the same lines but for an element.
     if (job.prefetches && tap_x == 0) prefetch_next_group<kOutputs, T>(job, column);
     if (++tap_x == job.kernel_w) tap_x = 0;
     if (++tap == job.taps) tap = 0;
-    if (!job.all_wanted) {
-      work.entry = first_not_below(work.entry, work.end, job.begin_wanted);
-      work.end = first_not_below(work.entry, work.end, job.end_wanted);
-    }
     if (work.entry == work.end) continue;
     work.weight = job.values + (work.entry - job.filter_groups) * group_size;
     work.activation = static_cast<const T*>(job.tile) + job.column_offset[column];
