@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from torch._C._functorch import maybe_current_level
 from torch.fx.graph_module import _USER_PRESERVED_ATTRIBUTES_KEY
 
+from l1sparse.convert.pooled import merge_pooling
 from l1sparse.convert.rewrite import remember
 from l1sparse.nn import DenseConv2d, SparseConv2d
 
@@ -84,6 +85,7 @@ def _call(self: FastNetwork, *args: Any, **kwargs: Any) -> Any:
 def _direct(model: FastNetwork) -> Callable[..., Any]:
     """A function that computes what the graph says."""
     graph = copy.deepcopy(model.graph)
+    merge_pooling(model, graph)
     calls: dict[fx.Node, Callable[..., Any]] = {}
     for node in graph.nodes:
         if node.op != "call_module":

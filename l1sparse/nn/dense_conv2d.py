@@ -92,13 +92,18 @@ class DenseConv2d(nn.Conv2d):
             and torch.backends.mkldnn.is_available()
         )
 
-    def _prepacked(self, input: Tensor, residual: Any) -> Tensor:
-        geometry = (self.padding, self.stride, self.dilation, self.groups)
+    def reordered_weight(self, input: Tensor) -> Tensor:
+        """The weight as oneDNN wants it, for inputs of about this shape; it is kept."""
         if self._reordered is None:
+            geometry = (self.padding, self.stride, self.dilation, self.groups)
             reorder = torch.ops.aten.mkldnn_reorder_conv2d_weight.default
             weight = self.weight.detach().to_mkldnn()
             self._reordered = reorder(weight, *geometry, list(input.shape))
-        arguments = (self._reordered, self.bias, *geometry)
+        return self._reordered
+
+    def _prepacked(self, input: Tensor, residual: Any) -> Tensor:
+        geometry = (self.padding, self.stride, self.dilation, self.groups)
+        arguments = (self.reordered_weight(input), self.bias, *geometry)
         operator = torch.ops.mkldnn._convolution_pointwise
         output: Tensor
         if residual is None:

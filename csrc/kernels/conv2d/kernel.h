@@ -130,7 +130,7 @@ struct ColumnsJob {
   // Whether to bring activations near ahead of time: planes are near already.
   bool prefetches;
   std::int64_t group_filters, group_channels;
-  std::int64_t last_channels;        // channels of the last channel group that exist
+  std::int64_t last_channels;  // channels of the last channel group that exist
   const std::uint32_t* filter_groups;
   const std::uint32_t* entries_begin;  // for each column, where in `filter_groups` those to work
   const std::uint32_t* entries_end;    // on begin and end

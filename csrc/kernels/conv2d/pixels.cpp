@@ -233,9 +233,9 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pl
       plan->sums_at,
       checked_mul(checked_mul(plan->block_filters, kFloatBytes), plan->sums_pitch + kLoneLanes));
   const bool parts_of_blocks = plan->filter_parts > 1 || problem.groups > 1;
-  plan->slot_bytes = checked_add(
-      plan->entries_at,
-      parts_of_blocks ? checked_mul(2 * sizeof(std::uint32_t), grid.columns()) : 0);
+  plan->slot_bytes =
+      checked_add(plan->entries_at,
+                  parts_of_blocks ? checked_mul(2 * sizeof(std::uint32_t), grid.columns()) : 0);
   std::int64_t at = 0;
   const auto reserve = [&at](std::int64_t count, std::int64_t size) {
     const std::int64_t start = at;
