@@ -338,7 +338,7 @@ def _(
     )
 
 
-@torch.library.register_fake("l1sparse::sparse_conv2d_")
+@torch.library.register_fake("l1sparse::sparse_conv2d_into")
 def _(
     input: Tensor,
     packed: Tensor,
@@ -348,12 +348,13 @@ def _(
     padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
-    residual: Tensor,
-    activation: str = "none",
-    clamp_min: float = 0.0,
-    clamp_max: float = 6.0,
+    residual: Tensor | None,
+    activation: str,
+    clamp_min: float,
+    clamp_max: float,
+    out: Tensor,
 ) -> None:
-    _check_one_device(input=input, packed=packed, bias=bias, residual=residual)
+    _check_one_device(input=input, packed=packed, bias=bias, residual=residual, out=out)
 
 
 def _save_group_l1_norm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -286,20 +286,22 @@ def laid_out(residual: Tensor, like: str) -> Tensor:
 @pytest.mark.parametrize("format_", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("strategy", STRATEGIES[1:])
-def test_the_output_can_take_the_place_of_the_residual(
+def test_the_output_can_go_to_a_tensor_of_its_own_or_to_the_residual(
     isa: str, strategy: str, dtype: torch.dtype, format_: torch.memory_format, like: str
 ) -> None:
     packed = pack(torch.randn(40, 24, 3, 3), torch.rand(40, 3, 3, 3) < 0.5, strategy=strategy)
     input = torch.randn(2, 24, 14, 15).to(dtype).contiguous(memory_format=format_)
     bias, geometry = torch.randn(40), ([2, 1], [1, 1], [1, 1], 1)
     residual = laid_out(torch.randn(2, 40, 7, 15).to(dtype), like)
-    expected = sparse_conv2d(input, packed, bias, *geometry, residual, "relu")
-    pointer = residual.data_ptr()
-    torch.ops.l1sparse.sparse_conv2d_(
-        input, packed, [40, 24, 3, 3], bias, *geometry, residual, "relu"
-    )
-    assert residual.data_ptr() == pointer
-    assert torch.equal(residual, expected)
+    own = laid_out(torch.full((2, 40, 7, 15), torch.nan, dtype=dtype), like)
+    into = torch.ops.l1sparse.sparse_conv2d_into
+    first = (input, packed, [40, 24, 3, 3], bias, *geometry)
+    for added, out in ((None, own), (residual, own), (residual, residual)):
+        expected = sparse_conv2d(input, packed, bias, *geometry, added, "relu")
+        pointer = out.data_ptr()
+        into(*first, added, "relu", 0.0, 6.0, out)
+        assert out.data_ptr() == pointer
+        assert torch.equal(out, expected)
 
 
 def test_inputs_that_share_memory_with_themselves_are_read_as_they_are(isa: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from l1sparse import pack, sparse_conv2d
 
@@ -70,40 +71,57 @@ def test_a_direct_call_reports(change: dict[str, Any], parts: list[str]) -> None
     assert all(part in str(error.value) for part in parts), error.value
 
 
-def in_place_arguments(change: dict[str, Any]) -> dict[str, Any]:
+def arguments_into(change: dict[str, Any]) -> dict[str, Any]:
     rest = {"stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1, "bias": None}
-    residual = torch.zeros(OUTPUT)
-    return {**arguments({}), **rest, "residual": residual, "weight_shape": SHAPE, **change}
+    rest |= {"residual": None, "activation": "none", "clamp_min": 0.0, "clamp_max": 6.0}
+    return {**rest, **arguments({}), "out": torch.zeros(OUTPUT), "weight_shape": SHAPE, **change}
+
+
+def convolve_into(**change: Any) -> None:
+    torch.ops.l1sparse.sparse_conv2d_into(**arguments_into(change))
 
 
 @pytest.mark.parametrize(("change", "parts"), WRONG, ids=IDS)
-def test_a_call_that_writes_over_the_residual_reports(
-    change: dict[str, Any], parts: list[str]
-) -> None:
+def test_a_call_that_writes_into_a_tensor_reports(change: dict[str, Any], parts: list[str]) -> None:
     if "size of 0" in parts:
-        parts = ["residual", str(OUTPUT), "expected the output's"]
+        parts = ["out", str(OUTPUT), "expected the output's"]
     with pytest.raises(RuntimeError) as error:
-        torch.ops.l1sparse.sparse_conv2d_(**in_place_arguments(change))
+        convolve_into(**change)
     assert all(part in str(error.value) for part in parts), error.value
+
+
+@pytest.mark.parametrize(
+    ("out", "text"),
+    [
+        (torch.zeros(OUTPUT).double(), "out: has dtype float64, expected float32, the input's"),
+        (torch.zeros(OUTPUT[1:]), f"out: has shape {OUTPUT[1:]}, expected 4 dimensions"),
+        (torch.zeros(*OUTPUT[:3], 9), f"expected the output's {OUTPUT}"),
+    ],
+)
+def test_a_tensor_that_does_not_fit_the_output_is_an_error(out: Tensor, text: str) -> None:
+    before = out.clone()
+    with pytest.raises(RuntimeError) as error:
+        convolve_into(out=out)
+    assert text in str(error.value)
+    assert torch.equal(out, before)
 
 
 def test_the_output_is_not_written_over_what_is_still_read() -> None:
     memory = torch.zeros(4096)
-    residual = memory[:300].view(OUTPUT)
-    shared = [
-        {"input": memory[299 : 299 + INPUT.numel()].view_as(INPUT)},
-        {"bias": memory[294:300]},
-        {"packed": memory[: PACKED.numel() // 4].view(torch.uint8).copy_(PACKED)},
-    ]
-    for change in shared:
+    out = memory[:300].view(OUTPUT)
+    for name, value in {
+        "input": memory[299 : 299 + INPUT.numel()].view_as(INPUT),
+        "bias": memory[294:300],
+        "packed": memory[: PACKED.numel() // 4].view(torch.uint8).copy_(PACKED),
+        "residual": memory[1:301].view(OUTPUT),
+    }.items():
         before = memory.clone()
-        with pytest.raises(RuntimeError, match=r"^residual: shares memory with input, packed or"):
-            torch.ops.l1sparse.sparse_conv2d_(
-                **in_place_arguments({"residual": residual, **change})
-            )
+        with pytest.raises(RuntimeError, match=r"^out: shares memory with .*") as error:
+            convolve_into(out=out, **{name: value})
+        assert name in str(error.value)
         assert torch.equal(memory.view(torch.int32), before.view(torch.int32))
-    beside = {"input": memory[300 : 300 + INPUT.numel()].view_as(INPUT)}
-    torch.ops.l1sparse.sparse_conv2d_(**in_place_arguments({"residual": residual, **beside}))
+    convolve_into(out=out, input=memory[300 : 300 + INPUT.numel()].view_as(INPUT))
+    convolve_into(out=out, residual=out)
 
 
 @pytest.mark.parametrize("name", ["stride", "padding", "dilation"])

@@ -68,13 +68,17 @@ def test_opcheck_sparse_conv2d_on_channels_last_without_bias_and_residual() -> N
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_opcheck_sparse_conv2d_over_the_residual(channels_last: bool) -> None:
+@pytest.mark.parametrize("residual", [None, "own", "out"])
+def test_opcheck_sparse_conv2d_into(channels_last: bool, residual: str | None) -> None:
     format_ = torch.channels_last if channels_last else torch.contiguous_format
     input = torch.randn(2, 10, 9, 9).contiguous(memory_format=format_)
-    residual = torch.randn(2, 6, 7, 7).contiguous(memory_format=format_)
+    out, other = (torch.randn(2, 6, 7, 7).contiguous(memory_format=format_) for _ in range(2))
     geometry = [1, 1], [0, 0], [1, 1], 1
-    arguments = input, pack(weight(), GRID_MASK), [6, 10, 3, 3], torch.randn(6), *geometry, residual
-    torch.library.opcheck(OPS.sparse_conv2d_.default, (*arguments, "relu"))
+    arguments = input, pack(weight(), GRID_MASK), [6, 10, 3, 3], torch.randn(6), *geometry
+    added = {None: None, "own": other, "out": out}[residual]
+    torch.library.opcheck(
+        OPS.sparse_conv2d_into.default, (*arguments, added, "relu", 0.0, 6.0, out)
+    )
 
 
 def test_results_without_data_have_the_shape_dtype_and_strides_of_real_ones() -> None:

@@ -440,11 +440,11 @@ std::vector<int64_t> output_sizes(const l1sparse::Conv2dProblem& problem) {
   return {problem.batch, problem.weight.shape.out_channels, problem.out_h, problem.out_w};
 }
 
-// Does the convolution; `problem` has its activation, and all that make_problem sets. The output
-// may be written over a residual that is laid out as it is.
+// Does the convolution; `problem` has its activation, and all that make_problem sets. Without
+// `out`, which may be the residual, the output is a new tensor.
 Tensor run_conv2d(l1sparse::Conv2dProblem& problem, const Tensor& input,
                   const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
-                  bool over_residual = false) {
+                  Tensor* out = nullptr) {
   const l1sparse::WeightShape& shape = problem.weight.shape;
   problem.dtype = dtype_of(input);
   problem.input_strides = strides_of(input);
@@ -476,13 +476,17 @@ Tensor run_conv2d(l1sparse::Conv2dProblem& problem, const Tensor& input,
   const l1sparse::Parallel parallel = torch_threads();
   int64_t workspace_bytes = 0;
   check(l1sparse::conv2d_workspace(problem, isa, parallel.threads, &workspace_bytes));
-  Tensor output = over_residual ? *dense_residual : empty(out_size, input.scalar_type(), format);
+  Tensor output =
+      out != nullptr ? as_contiguous(*out, format) : empty(out_size, input.scalar_type(), format);
   const Scratch workspace(workspace_bytes);
   tensors.input = input.const_data_ptr();
   tensors.output = output.mutable_data_ptr();
   const char* ran = nullptr;
   check(l1sparse::conv2d(problem, tensors, isa, parallel, workspace.data(), &ran));
   if (ran != nullptr) last_conv2d_isa.store(ran, std::memory_order_relaxed);
+  if (out != nullptr && output.const_data_ptr() != out->const_data_ptr()) {
+    torch::stable::copy_(*out, output);
+  }
   return output;
 }
 
@@ -515,22 +519,37 @@ Tensor sparse_conv2d(const Tensor& input, const Tensor& packed, std::vector<int6
   return run_conv2d(problem, input, bias, residual);
 }
 
-void sparse_conv2d_(const Tensor& input, const Tensor& packed, std::vector<int64_t> weight_shape,
-                    std::optional<Tensor> bias, std::vector<int64_t> stride,
-                    std::vector<int64_t> padding, std::vector<int64_t> dilation, int64_t groups,
-                    Tensor residual, std::string activation, double clamp_min, double clamp_max) {
+// Whether two tensors of one type and shape are the same elements.
+bool same_elements(const Tensor& a, const Tensor& b) {
+  bool same = a.const_data_ptr() == b.const_data_ptr();
+  for (int64_t i = 0; i < a.dim(); ++i) same = same && a.stride(i) == b.stride(i);
+  return same;
+}
+
+void sparse_conv2d_into(const Tensor& input, const Tensor& packed,
+                        std::vector<int64_t> weight_shape, std::optional<Tensor> bias,
+                        std::vector<int64_t> stride, std::vector<int64_t> padding,
+                        std::vector<int64_t> dilation, int64_t groups,
+                        std::optional<Tensor> residual, std::string activation, double clamp_min,
+                        double clamp_max, Tensor out) {
   check_float("input", input, 4);
   l1sparse::Conv2dProblem problem = make_problem(
       open_as(packed, weight_shape), {stride, padding, dilation, groups}, sizes_of(input));
   set_activation(activation, clamp_min, clamp_max, problem);
+  check_tensor("out", out, out.scalar_type() == input.scalar_type(),
+               dtype_text(input.scalar_type()) + ", the input's", 4);
+  check_sizes("out", out, output_sizes(problem), "the output's");
   // What is read must not change on the way: a packed weight was checked before.
   for (const Tensor& read : {input, packed, bias.value_or(input)}) {
-    if (overlap(residual, read)) {
-      fail("residual: shares memory with input, packed or bias, expected a tensor of its own");
+    if (overlap(out, read)) {
+      fail("out: shares memory with input, packed or bias, expected a tensor of its own");
     }
   }
-  const Tensor output = run_conv2d(problem, input, bias, residual, true);
-  if (output.const_data_ptr() != residual.const_data_ptr()) torch::stable::copy_(residual, output);
+  const bool shares = residual.has_value() && overlap(out, *residual);
+  if (shares && !(residual->dim() == 4 && same_elements(out, *residual))) {
+    fail("out: shares memory with residual, expected the residual itself or a tensor of its own");
+  }
+  run_conv2d(problem, input, bias, residual, &out);
 }
 
 // ---- training: the weights of the kept groups in a tensor of their own --------------------------
@@ -684,11 +703,11 @@ STABLE_TORCH_LIBRARY(l1sparse, m) {
       "residual=None, "
       "str activation='none', float clamp_min=0.0, float clamp_max=6.0, str backend='auto') -> "
       "Tensor");
-  // The output takes the residual's place.
+  // `out` is where the output goes; it may be the residual.
   m.def(
-      "sparse_conv2d_(Tensor input, Tensor packed, int[] weight_shape, Tensor? bias, int[] stride, "
-      "int[] padding, int[] dilation, int groups, Tensor(a!) residual, str activation='none', "
-      "float clamp_min=0.0, float clamp_max=6.0) -> ()");
+      "sparse_conv2d_into(Tensor input, Tensor packed, int[] weight_shape, Tensor? bias, int[] "
+      "stride, int[] padding, int[] dilation, int groups, Tensor? residual, str activation, float "
+      "clamp_min, float clamp_max, Tensor(a!) out) -> ()");
   m.def("gather_values(Tensor weight, Tensor pattern, int[] values_shape) -> Tensor");
   m.def("scatter_values(Tensor values, Tensor pattern, int[] weight_shape) -> Tensor");
   m.def(
@@ -711,7 +730,7 @@ STABLE_TORCH_LIBRARY_IMPL(l1sparse, CPU, m) {
   m.impl("packed_info", TORCH_BOX(&packed_info));
   m.impl("unpack", TORCH_BOX(&unpack));
   m.impl("sparse_conv2d", TORCH_BOX(&sparse_conv2d));
-  m.impl("sparse_conv2d_", TORCH_BOX(&sparse_conv2d_));
+  m.impl("sparse_conv2d_into", TORCH_BOX(&sparse_conv2d_into));
   m.impl("gather_values", TORCH_BOX(&gather_values));
   m.impl("scatter_values", TORCH_BOX(&scatter_values));
   m.impl("values_conv2d", TORCH_BOX(&values_conv2d));

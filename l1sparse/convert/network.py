@@ -8,17 +8,22 @@ what `torch.nn.Module` does around a call costs as much as a good part of the ke
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any, ClassVar
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch._C._functorch import maybe_current_level
 from torch.fx.graph_module import _USER_PRESERVED_ATTRIBUTES_KEY
 
+from l1sparse.convert.direct_call import direct_call, hooks_of
+from l1sparse.convert.output_memory import Life, OutputMemory
 from l1sparse.convert.pooled import merge_pooling
 from l1sparse.convert.rewrite import remember
 from l1sparse.nn import DenseConv2d, SparseConv2d
+
+_POOLINGS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d)
 
 
 class FastNetwork(fx.GraphModule):
@@ -36,6 +41,7 @@ class FastNetwork(fx.GraphModule):
     # Both belong to one instance: fx makes a class for each.
     _by_the_graph: ClassVar[Callable[..., Any]]
     _directly: ClassVar[Callable[..., Any] | None] = None
+    _memory: ClassVar[OutputMemory]
 
     @classmethod
     def of(cls, model: fx.GraphModule) -> FastNetwork:
@@ -76,49 +82,114 @@ def _call(self: FastNetwork, *args: Any, **kwargs: Any) -> Any:
         return self._by_the_graph(*args, **kwargs)
     cls = type(self)
     if cls._directly is None:
-        cls._directly = _direct(self)
-    # Autograd's layers are Python for our operator, and have nothing to do.
-    with torch._C._AutoDispatchBelowAutograd():
-        return cls._directly(self, *args)
+        cls._directly, cls._memory = _direct(self)
+    memory, directly = cls._memory, cls._directly
+    if memory.is_to_be_planned(args):
+        return memory.plan(self, args)
+    outs = memory.take(args)
+    try:
+        # Autograd's layers are Python for our operator, and have nothing to do.
+        with torch._C._AutoDispatchBelowAutograd():
+            return directly(self, outs, *args)
+    finally:
+        memory.give_back(outs)
 
 
-def _direct(model: FastNetwork) -> Callable[..., Any]:
-    """A function that computes what the graph says."""
+def _direct(model: FastNetwork) -> tuple[Callable[..., Any], OutputMemory]:
+    """A function that computes what the graph says, and the memory that is its first argument."""
     graph = copy.deepcopy(model.graph)
     merge_pooling(model, graph)
-    calls: dict[fx.Node, Callable[..., Any]] = {}
-    for node in graph.nodes:
-        if node.op != "call_module":
-            continue
-        module = model.get_submodule(node.target)
-        if isinstance(module, SparseConv2d) and module.weight is None:
-            calls[node] = module.direct_call(_last_to_see_its_residual(model, node))
+    sparse = [
+        node
+        for node, module in _new_tensors(model, graph).items()
+        if isinstance(module, SparseConv2d) and module.weight is None
+    ]
+    over_residual = {node: _last_to_see_its_residual(model, node) for node in sparse}
+    calls = {
+        node: direct_call(cast(SparseConv2d, model.get_submodule(str(node.target))), seen_by)
+        for node, seen_by in over_residual.items()
+    }
+    held = _never_shared(model, graph, over_residual)
+    position = {node: i for i, node in enumerate(graph.nodes)}
+    lives, modules = [], []
+    for first, nodes in held.items():
+        touching = [other for node in nodes for other in (node, *node.users)]
+        last = max(position[node] for node in touching)
+        lives.append(Life(first.name, position[first], last))
+        modules += [model.get_submodule(str(node.target)) for node in touching]
+    memory = OutputMemory(lives, hooks_of(modules))
+    with graph.inserting_before(next(iter(graph.nodes))):
+        outs = graph.placeholder("outs")
+    for i, node in enumerate(held):
+        with graph.inserting_before(node):
+            node.kwargs = {"out": graph.call_function(operator.getitem, (outs, i))}
     for node, call in calls.items():
         node.op, node.target = "call_function", call
     code = graph.python_code(root_module="self")
     namespace = dict(code.globals)
     exec(compile(code.src, "<fast network>", "exec"), namespace)
-    return namespace["forward"]  # type: ignore[no-any-return]
+    return namespace["forward"], memory
+
+
+def _makes_new_tensor(module: nn.Module) -> bool:
+    """Whether what `module` returns is known to share no memory with what it reads."""
+    return isinstance(module, (SparseConv2d, DenseConv2d)) or type(module) in _POOLINGS
+
+
+def _new_tensors(model: fx.GraphModule, graph: fx.Graph) -> dict[fx.Node, nn.Module]:
+    """The nodes whose outputs are known to share no memory with their inputs, and their modules."""
+    modules = {
+        node: model.get_submodule(str(node.target))
+        for node in graph.nodes
+        if node.op == "call_module"
+    }
+    return {node: module for node, module in modules.items() if _makes_new_tensor(module)}
 
 
 def _last_to_see_its_residual(model: fx.GraphModule, node: fx.Node) -> list[nn.Module] | None:
-    """The other convolutions that see the residual of `node`, if they all come before it.
+    """The other modules that see the residual of `node`, if they all come before it.
 
-    Between convolutions it is known that no output shares memory with an input. None where
-    anything else sees the residual, or something does later.
+    None where something sees it later, or it is not known to share no memory with anything else.
     """
     input, residual = (*node.args, None)[:2]
     if not isinstance(residual, fx.Node) or residual is input:
         return None
+    new = _new_tensors(model, node.graph)
     others = [residual, *(user for user in residual.users if user is not node)]
-    modules = [
-        model.get_submodule(other.target)
-        for other in others
-        if other.op == "call_module" and isinstance(other.target, str)
-    ]
-    convolutions = all(isinstance(module, (SparseConv2d, DenseConv2d)) for module in modules)
-    before = all(other < node for other in others)
-    return modules if len(modules) == len(others) and convolutions and before else None
+    if not all(other in new and other < node for other in others):
+        return None
+    return [new[other] for other in others]
+
+
+def _never_shared(
+    model: fx.GraphModule, graph: fx.Graph, over_residual: Mapping[fx.Node, object | None]
+) -> dict[fx.Node, list[fx.Node]]:
+    """The sparse convolutions whose outputs nothing reads that may return a view of them.
+
+    Args:
+        model: holds the modules.
+        graph: of `model`.
+        over_residual: the sparse convolutions; not None for those that may write over their
+            residual.
+
+    Returns:
+        Of each, the nodes whose outputs may lie in its output's memory: itself, one that writes
+        over it, one that writes over that, and so on. Only the first may need memory of its own.
+    """
+    held: dict[fx.Node, list[fx.Node]] = {}
+    for node, seen_by in over_residual.items():
+        if seen_by is None:
+            held[node] = [node]
+            continue
+        for nodes in held.values():
+            if node.args[1] is nodes[-1]:
+                nodes.append(node)
+    new = _new_tensors(model, graph)
+    return {
+        first: nodes
+        for first, nodes in held.items()
+        if all(user in new for node in nodes for user in node.users)
+    }
 
 
 def _remembered(model: fx.GraphModule) -> dict[str, Any]:

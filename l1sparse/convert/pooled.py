@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from l1sparse.convert.direct_call import hooks_of
 from l1sparse.convert.measure import alternate
 from l1sparse.nn import DenseConv2d
 from l1sparse.nn.epilogue import apply_epilogue
@@ -56,11 +57,7 @@ def pooled_call(conv: DenseConv2d, pool: nn.MaxPool2d) -> Callable[[Tensor], Ten
     Its first call measures which way is faster: the modules one after the other, or oneDNN's own
     memory format in between. With hooks, and where oneDNN can't run it, it is the modules.
     """
-    hooks = [
-        hooks
-        for module in (conv, pool)
-        for hooks in (module._forward_hooks, module._forward_pre_hooks)
-    ]
+    hooks = hooks_of([conv, pool])
     fastest: Callable[[Tensor], Tensor] | None = None
 
     def by_modules(input: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -255,81 +255,6 @@ class SparseConv2d(nn.Conv2d):
                 residual = residual.unsqueeze(0)
             return run(input.unsqueeze(0), residual).squeeze(0)
         return run(input, residual)
-
-    def direct_call(
-        self, residual_seen_by: Collection[nn.Module] | None = None
-    ) -> Callable[[Tensor, Tensor | None], Tensor]:
-        """A function that computes what the module does, with the least Python around the operator.
-
-        It is for inference without gradients, after `drop_dense_weight`; the caller has to exclude
-        autograd's dispatch keys. It sees hooks, and new tensors under ``packed`` and ``bias``, but
-        no other change of the module's attributes.
-
-        Args:
-            residual_seen_by: where nothing reads the residual after the call, the other modules
-                that return or take it: the output is then written over it, unless one of them has
-                hooks, which may have kept it. None: the residual stays as it is.
-
-        Raises:
-            RuntimeError: if the module still has its dense weight.
-        """
-        if self.weight is not None:
-            raise RuntimeError("weight: is not None, call drop_dense_weight() first")
-        if self.padding_mode != "zeros" or isinstance(self.padding, str):
-            return self.forward
-        operator = torch.ops.l1sparse.sparse_conv2d.default._op
-        in_place_operator = torch.ops.l1sparse.sparse_conv2d_.default._op
-        overwrites = residual_seen_by is not None
-        hooks_on_residual = [
-            hooks
-            for module in residual_seen_by or ()
-            for hooks in (module._forward_hooks, module._forward_pre_hooks)
-        ]
-        buffers, parameters = self._buffers, self._parameters
-        hooks, pre_hooks = self._forward_hooks, self._forward_pre_hooks
-        filters, shape = self.out_channels, list(self.weight_shape)
-        stride, padding, dilation = list(self.stride), list(self.padding), list(self.dilation)
-        groups, activation, (least, greatest) = self.groups, self.activation, self.clamp
-        step_y, step_x = stride
-        more_y, more_x = (
-            2 * p - d * (k - 1) - 1
-            for p, d, k in zip(padding, dilation, self.kernel_size, strict=True)
-        )
-
-        def call(input: Tensor, residual: Tensor | None = None) -> Tensor:
-            plain = input.dim() == 4 and not hooks and not pre_hooks
-            if plain and residual is not None:
-                n, _, height, width = input.shape
-                out = n, filters, (height + more_y) // step_y + 1, (width + more_x) // step_x + 1
-                plain = residual.shape == out and residual.dtype == input.dtype
-            if not plain:
-                return self(input, residual)
-            arguments = (
-                input,
-                buffers["packed"],
-                shape,
-                parameters["bias"],
-                stride,
-                padding,
-                dilation,
-                groups,
-                residual,
-                activation,
-                least,
-                greatest,
-            )
-            if (
-                overwrites
-                and residual is not None
-                and residual.is_cpu
-                and residual.is_contiguous() == input.is_contiguous()  # else it has to be copied
-                and not any(hooks_on_residual)
-            ):
-                in_place_operator(*arguments)
-                return residual
-            return operator(*arguments, "auto")
-
-        return call
 
     def train(self, mode: bool = True) -> SparseConv2d:
         """As `nn.Module.train`; edits made through ``weight.data`` are seen from here on."""

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.profiler import ProfilerActivity, profile
 
 from l1sparse import SparseConv2d
+from l1sparse.convert.direct_call import direct_call
 from l1sparse.convert.network import FastNetwork
 from l1sparse.convert.rewrite import make_sparse, optimised_graph
 from l1sparse.format import GroupShape
@@ -140,14 +141,14 @@ def test_transforms_and_tracers_get_the_graph(fast: FastNetwork, image: Tensor) 
 
 def test_a_layer_with_its_dense_weight_has_no_direct_call() -> None:
     with pytest.raises(RuntimeError, match=r"weight: .*drop_dense_weight"):
-        SparseConv2d(8, 8, 1).direct_call()
+        direct_call(SparseConv2d(8, 8, 1))
 
 
 @torch.no_grad()
 def test_the_direct_call_takes_whatever_the_module_takes() -> None:
     for padding, mode in (("same", "zeros"), (1, "reflect"), (1, "zeros")):
         layer = SparseConv2d(8, 8, 3, padding=padding, padding_mode=mode).eval()
-        call = layer.drop_dense_weight().direct_call()
+        call = direct_call(layer.drop_dense_weight())
         for x in (torch.randn(2, 8, 6, 6), torch.randn(8, 6, 6)):
             assert torch.equal(call(x), layer(x))
 
@@ -192,11 +193,15 @@ class WithAView(Shortcut):
         return x + rows.view_as(x)
 
 
+RESIDUAL = 8  # of the operator's arguments
+
+
 def written_over(fast: FastNetwork, x: Tensor) -> int:
     """How many residuals a call writes over."""
-    with profile(activities=[ProfilerActivity.CPU]) as events:
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as events:
         fast(x)
-    return sum(event.name == "l1sparse::sparse_conv2d_" for event in events.events())
+    into = [e for e in events.events() if e.name == "l1sparse::sparse_conv2d_into"]
+    return sum(bool(event.input_shapes[RESIDUAL]) for event in into)
 
 
 @torch.no_grad()
