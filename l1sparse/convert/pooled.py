@@ -18,11 +18,15 @@ from torch import Tensor, fx, nn
 from l1sparse.convert.direct_call import hooks_of
 from l1sparse.convert.measure import alternate
 from l1sparse.nn import DenseConv2d
-from l1sparse.nn.epilogue import apply_epilogue
 
-# These ascend, so that they may as well come after the pooling, on fewer numbers. Without one of
-# them a NaN could be seen, which oneDNN's pooling passes over as its activations do.
-_ACTIVATIONS = ("relu", "relu6", "clamp")
+# Activations that ascend, so that they may as well come after the pooling, on fewer numbers, with
+# their least and greatest value (None: the convolution's). Without one of them a NaN could be seen,
+# which oneDNN's pooling passes over as its activations do.
+_LIMITS: dict[str, tuple[float | None, float | None] | None] = {
+    "relu": (0.0, None),
+    "relu6": (0.0, 6.0),
+    "clamp": None,
+}
 
 
 def merge_pooling(model: fx.GraphModule, graph: fx.Graph) -> None:
@@ -65,12 +69,14 @@ def pooled_call(conv: DenseConv2d, pool: nn.MaxPool2d) -> Callable[[Tensor], Ten
         return output.contiguous()
 
     def by_onednn(input: Tensor) -> Tensor:
-        bias = None if conv.bias is None else conv.bias.to_mkldnn()
         weight = conv.reordered_weight(input)
         assert not isinstance(conv.padding, str)
         geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)
-        pooled = pool(F.conv2d(input.to_mkldnn(), weight, bias, *geometry))
-        return apply_epilogue(pooled.to_dense(), None, conv.activation, conv.clamp)
+        convolved = F.conv2d(input.to_mkldnn(), weight, None, *geometry)
+        output: Tensor = pool(convolved).to_dense()
+        if conv.bias is not None:
+            output.add_(conv.bias[:, None, None])
+        return output.clamp_(*(_LIMITS[conv.activation] or conv.clamp))
 
     def call(input: Tensor) -> Tensor:
         nonlocal fastest
@@ -93,11 +99,7 @@ def _module_for_one(model: fx.GraphModule, node: object) -> nn.Module | None:
 
 
 def _is_prepacked(conv: nn.Module | None) -> TypeGuard[DenseConv2d]:
-    return (
-        isinstance(conv, DenseConv2d)
-        and conv.way == "prepacked"
-        and conv.activation in _ACTIVATIONS
-    )
+    return isinstance(conv, DenseConv2d) and conv.way == "prepacked" and conv.activation in _LIMITS
 
 
 def _is_plain(pool: nn.Module) -> TypeGuard[nn.MaxPool2d]:
