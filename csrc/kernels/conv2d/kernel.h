@@ -157,7 +157,8 @@ struct PixelTile {
 
 // ---- an instruction set's table -------------------------------------------------------------
 
-// The fastest first; outputs are multiples of the last one's.
+// The fastest first; outputs are multiples of the last one's. All of them add products in the same
+// order, so that an output does not depend on the tile that it falls into.
 struct PixelTiles {
   const PixelTile* tiles;
   int count;

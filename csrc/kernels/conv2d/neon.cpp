@@ -13,20 +13,20 @@ constexpr TileKernel kTiles[] = {
     L1SPARSE_TILE(F32x4, F32x4, 3, 8),
     L1SPARSE_TILE(F32x4, F32x4, 1, 28),
 };
-constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x4, 3, 8, 150),
-                                     L1SPARSE_PIXEL_TILE(F32x4, 2, 8, 103),
-                                     L1SPARSE_PIXEL_TILE(F32x4, 1, 8, 56)};
+constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x4, 3, 8, 1, 150),
+                                     L1SPARSE_PIXEL_TILE(F32x4, 2, 8, 1, 103),
+                                     L1SPARSE_PIXEL_TILE(F32x4, 1, 8, 1, 56)};
 constexpr PixelTile kNarrowTiles[] = {
-    L1SPARSE_PIXEL_TILE(F32x4, 4, 4, 200), L1SPARSE_PIXEL_TILE(F32x4, 3, 4, 153),
-    L1SPARSE_PIXEL_TILE(F32x4, 2, 4, 108), L1SPARSE_PIXEL_TILE(F32x4, 1, 4, 62)};
+    L1SPARSE_PIXEL_TILE(F32x4, 4, 4, 1, 200), L1SPARSE_PIXEL_TILE(F32x4, 3, 4, 1, 153),
+    L1SPARSE_PIXEL_TILE(F32x4, 2, 4, 1, 108), L1SPARSE_PIXEL_TILE(F32x4, 1, 4, 1, 62)};
 #else
 // Half as many registers, as AVX2 has them.
 constexpr TileKernel kTiles[] = {L1SPARSE_TILE(F32x4, F32x4, 2, 7),
                                  L1SPARSE_TILE(F32x4, F32x4, 3, 4),
                                  L1SPARSE_TILE(F32x4, F32x4, 1, 14)};
-constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x4, 3, 4, 150),
-                                     L1SPARSE_PIXEL_TILE(F32x4, 2, 4, 125),
-                                     L1SPARSE_PIXEL_TILE(F32x4, 1, 8, 80)};
+constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x4, 3, 4, 1, 150),
+                                     L1SPARSE_PIXEL_TILE(F32x4, 2, 4, 1, 125),
+                                     L1SPARSE_PIXEL_TILE(F32x4, 1, 8, 1, 80)};
 constexpr const PixelTile (&kNarrowTiles)[3] = kPixelTiles;
 #endif
 }  // namespace

@@ -82,9 +82,31 @@ L1SPARSE_INLINE void add_to_sums(const ColumnsJob& job, ColumnWork<T>& work,
   work.weight += kChannels;
 }
 
+// acc[v] += weight[c] * x[c][v], summed up in kChains sums that do not wait for each other.
+template <class V, int kVectors, int kChannels, int kChains>
+L1SPARSE_INLINE void add_kept(const float* weight, const typename V::Reg (&x)[kChannels][kVectors],
+                              typename V::Reg (&acc)[kVectors]) {
+  typename V::Reg more[kChains][kVectors];  // the first stays unused
+#pragma GCC unroll 8
+  for (int c = 0; c < kChannels; ++c) {
+    const typename V::Reg w = V::broadcast(weight[c]);
+    const int chain = c % kChains;
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      typename V::Reg& sum = chain == 0 ? acc[v] : more[chain][v];
+      sum = chain > 0 && c < kChains ? V::mul(x[c][v], w) : V::fma(x[c][v], w, sum);
+    }
+  }
+#pragma GCC unroll 8
+  for (int chain = 1; chain < kChains; ++chain) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) acc[v] = V::add(acc[v], more[chain][v]);
+  }
+}
+
 // sums[filter] += weights * activations, for kChannels channels of one column and every filter that
 // kept it; moves `work` on by these channels.
-template <class V, class E, int kVectors, bool kLone, int kChannels, class T>
+template <class V, class E, int kVectors, bool kLone, int kChannels, int kChains, class T>
 L1SPARSE_INLINE void add_channels(const ColumnsJob& job, ColumnWork<T>& work) {
   constexpr int kOutputs = kVectors * V::kLanes;
   constexpr std::uint64_t kAll = ~std::uint64_t{0} >> (64 - kOutputs);
@@ -111,12 +133,8 @@ L1SPARSE_INLINE void add_channels(const ColumnsJob& job, ColumnWork<T>& work) {
   add_to_sums<V, E, kVectors, kLone, kChannels>(
       job, work,
       [&](const float* weight, typename V::Reg(&acc)[kVectors]) __attribute__((always_inline)) {
-#pragma GCC unroll 8
-        for (int c = 0; c < kChannels; ++c) {
-          const typename V::Reg w = V::broadcast(weight[c]);
-#pragma GCC unroll 8
-          for (int v = 0; v < kVectors; ++v) acc[v] = V::fma(x[c][v], w, acc[v]);
-        }
+        add_kept<V, kVectors, kChannels, (kChains < kChannels ? kChains : kChannels)>(weight, x,
+                                                                                      acc);
       });
 }
 
@@ -141,19 +159,20 @@ L1SPARSE_INLINE void prefetch_next_group(const ColumnsJob& job, std::int64_t col
 
 // The channels that do not fill the registers: a function of its own, so that it takes none from
 // the ones that do.
-template <class V, class E, int kVectors, bool kLone, int kMaxChannels, class T>
+template <class V, class E, int kVectors, bool kLone, int kMaxChannels, int kChains, class T>
 __attribute__((noinline)) void add_last_channels(const ColumnsJob& job, ColumnWork<T> work,
                                                  std::int64_t channels) {
   if constexpr (kMaxChannels > 4) {
-    if ((channels & 4) != 0) add_channels<V, E, kVectors, kLone, 4, T>(job, work);
+    if ((channels & 4) != 0) add_channels<V, E, kVectors, kLone, 4, kChains, T>(job, work);
   }
-  if ((channels & 2) != 0) add_channels<V, E, kVectors, kLone, 2, T>(job, work);
-  if ((channels & 1) != 0) add_channels<V, E, kVectors, kLone, 1, T>(job, work);
+  if ((channels & 2) != 0) add_channels<V, E, kVectors, kLone, 2, kChains, T>(job, work);
+  if ((channels & 1) != 0) add_channels<V, E, kVectors, kLone, 1, kChains, T>(job, work);
 }
 
-// A way to add a column: the activations of kMaxChannels channels stay in registers. E holds the
-// channels of a lone output, if there is one.
-template <class V, class E, int kVectors, bool kLone, int kMaxChannels>
+// A way to add a column: the activations of kMaxChannels channels stay in registers, and an
+// output's products are summed up in kChains sums, so that few of them wait for each other. E holds
+// the channels of a lone output, if there is one.
+template <class V, class E, int kVectors, bool kLone, int kMaxChannels, int kChains>
 struct KeepActivations {
   static_assert(!kLone || (E::kLanes == kLoneLanes && kMaxChannels <= E::kLanes));
 
@@ -161,10 +180,10 @@ struct KeepActivations {
   L1SPARSE_INLINE static void add_column(const ColumnsJob& job, ColumnWork<T> work,
                                          std::int64_t channels) {
     for (; channels >= kMaxChannels; channels -= kMaxChannels) {
-      add_channels<V, E, kVectors, kLone, kMaxChannels, T>(job, work);
+      add_channels<V, E, kVectors, kLone, kMaxChannels, kChains, T>(job, work);
     }
     if (channels != 0) {
-      add_last_channels<V, E, kVectors, kLone, kMaxChannels, T>(job, work, channels);
+      add_last_channels<V, E, kVectors, kLone, kMaxChannels, kChains, T>(job, work, channels);
     }
   }
 };
@@ -365,13 +384,15 @@ void accumulate_columns(ColumnsJob& shared) {
 }  // namespace l1sparse
 
 // Entries of an instruction set's tables: kVectors of V make the tile, and registers hold the
-// activations of kMaxChannels channels; the second has a lone output besides. In the third,
+// activations of kMaxChannels channels and kChains sums of every output; the second has a lone
+// output besides. In the third,
 // registers hold the sums of kFilters filters.
-#define L1SPARSE_PIXEL_TILE(V, kVectors, kMaxChannels, cost) \
-  L1SPARSE_TILE_OF(V, V, kVectors, false, cost,              \
-                   KeepActivations<V, V, kVectors, false, kMaxChannels>)
-#define L1SPARSE_LONE_TILE(V, E, kVectors, kMaxChannels, cost) \
-  L1SPARSE_TILE_OF(V, E, kVectors, true, cost, KeepActivations<V, E, kVectors, true, kMaxChannels>)
+#define L1SPARSE_PIXEL_TILE(V, kVectors, kMaxChannels, kChains, cost) \
+  L1SPARSE_TILE_OF(V, V, kVectors, false, cost,                       \
+                   KeepActivations<V, V, kVectors, false, kMaxChannels, kChains>)
+#define L1SPARSE_LONE_TILE(V, E, kVectors, kMaxChannels, kChains, cost) \
+  L1SPARSE_TILE_OF(V, E, kVectors, true, cost,                          \
+                   KeepActivations<V, E, kVectors, true, kMaxChannels, kChains>)
 #define L1SPARSE_FILTERS_TILE(V, kVectors, kFilters, cost) \
   L1SPARSE_TILE_OF(V, V, kVectors, false, cost, KeepSums<V, kVectors, kFilters>)
 // The last argument is the way, whose name has commas.

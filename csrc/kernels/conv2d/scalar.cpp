@@ -7,7 +7,7 @@
 namespace l1sparse {
 namespace {
 constexpr TileKernel kTiles[] = {L1SPARSE_TILE(F32x4, F32x4, 1, 4)};
-constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x4, 1, 4, 50)};
+constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x4, 1, 4, 1, 50)};
 }  // namespace
 
 const Conv2dKernels conv2d_scalar =
