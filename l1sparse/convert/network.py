@@ -84,9 +84,9 @@ def _call(self: FastNetwork, *args: Any, **kwargs: Any) -> Any:
     if cls._directly is None:
         cls._directly, cls._memory = _direct(self)
     memory, directly = cls._memory, cls._directly
-    if memory.is_to_be_planned(args):
-        return memory.plan(self, args)
     outs = memory.take(args)
+    if outs is None:
+        return memory.plan(self, args)
     try:
         # Autograd's layers are Python for our operator, and have nothing to do.
         with torch._C._AutoDispatchBelowAutograd():

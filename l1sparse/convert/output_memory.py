@@ -31,8 +31,9 @@ class Life:
 class OutputMemory:
     """Memory for outputs that never leave the network, for one size of input.
 
-    It belongs to one call at a time: others that run meanwhile, and inputs of other sizes, get
-    none and take theirs from torch.
+    That is the size of the first call, and then any that comes twice in a row. The memory belongs
+    to one call at a time: others that run meanwhile, and inputs of other sizes, get none and take
+    theirs from torch.
 
     Args:
         lives: of these outputs.
@@ -43,13 +44,33 @@ class OutputMemory:
     def __init__(self, lives: Sequence[Life], hooks: Sequence[Mapping[int, Any]]) -> None:
         self._lives, self._hooks = lives, hooks
         self.nothing: Sequence[Tensor | None] = [None] * len(lives)
-        self._free: list[Sequence[Tensor]] = []
-        self._inputs: Any = None
+        self._last: Any = None
+        self._plan: _Plan | None = None
 
-    def is_to_be_planned(self, inputs: Sequence[Tensor]) -> bool:
-        """Whether a call with these inputs should be made by `plan`."""
-        plain = all(x.is_cpu for x in inputs) and not any(self._hooks)
-        return self._inputs is None and plain and len(self._lives) > 0
+    def take(self, inputs: Sequence[Tensor]) -> Sequence[Tensor | None] | None:
+        """A tensor for each output, to be given back; `nothing`; or None: `plan` has to be called.
+
+        Args:
+            inputs: of the network.
+        """
+        if not self._lives or any(self._hooks):
+            return self.nothing
+        size = _size(inputs)
+        repeated, self._last = size == self._last, size
+        plan = self._plan
+        if plan is None or size != plan.size:
+            wanted = plan is None or repeated
+            return None if wanted and all(x.is_cpu for x in inputs) else self.nothing
+        try:
+            return plan.free.pop()
+        except IndexError:  # another call has it
+            return self.nothing
+
+    def give_back(self, views: Sequence[Tensor | None]) -> None:
+        """Take back what `take` gave."""
+        plan = self._plan
+        if plan is not None and views is plan.views:
+            plan.free.append(plan.views)
 
     def plan(self, model: fx.GraphModule, inputs: Sequence[Tensor]) -> Any:
         """Run `model`, and plan for inputs of this size from now on."""
@@ -65,22 +86,21 @@ class OutputMemory:
                 memory[start + offset :][:size].view(x.dtype).as_strided(x.shape, x.stride())
                 for offset, size, x in zip(offsets, sizes, outputs, strict=True)
             ]
-        self._free, self._inputs = [views], _description(inputs)
+        self._plan = _Plan(_size(inputs), views, [views])
         return result
 
-    def take(self, inputs: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        """A tensor for each output, to be given back; or `nothing`."""
-        if not self._free or _description(inputs) != self._inputs or any(self._hooks):
-            return self.nothing
-        try:
-            return self._free.pop()
-        except IndexError:  # another thread was faster
-            return self.nothing
 
-    def give_back(self, views: Sequence[Tensor | None]) -> None:
-        """Take back what `take` gave."""
-        if views is not self.nothing:
-            self._free.append(views)  # type: ignore[arg-type]
+@dataclass(frozen=True)
+class _Plan:
+    """The outputs for inputs of one size, in a list that is empty while a call has them."""
+
+    size: Any
+    views: list[Tensor]
+    free: list[list[Tensor]]
+
+
+def _size(inputs: Sequence[Tensor]) -> Any:
+    return [(x.shape, x.stride(), x.dtype, x.device) for x in inputs]
 
 
 def place(lives: Sequence[Life], sizes: Sequence[int]) -> tuple[list[int], int]:
@@ -117,7 +137,3 @@ class _OutputsSeen(fx.Interpreter):
         if n.name in self.names:
             self.seen[n.name] = result.to("meta")
         return result
-
-
-def _description(inputs: Sequence[Tensor]) -> Any:
-    return [(x.shape, x.stride(), x.dtype) for x in inputs]

@@ -83,7 +83,8 @@ def by_the_graph(network: fx.GraphModule, x: Tensor) -> Tensor:
 
 
 def has_memory(network: FastNetwork) -> bool:
-    return len(type(network)._memory._free) == 1
+    plan = type(network)._memory._plan
+    return plan is not None and len(plan.free) == 1
 
 
 @pytest.mark.parametrize("modes", [*itertools.permutations((torch.inference_mode, torch.no_grad))])
@@ -120,6 +121,23 @@ def test_other_sizes_types_and_formats_are_right() -> None:
         assert has_memory(network)
         network.to(torch.bfloat16)
         x = image(4, dtype=torch.bfloat16)
+        assert torch.equal(network(x), by_the_graph(network, x))
+
+
+def test_a_size_that_comes_twice_in_a_row_gets_it() -> None:
+    network = fast(Chain())
+    with torch.inference_mode():
+        network(image(0))
+        memory = type(network)._memory
+        held = memory.take([image(0)])
+        for size, planned in ((8, 12), (12, 12), (8, 12), (8, 8), (12, 8), (8, 8), (8, 8)):
+            x = image(1, size)
+            assert torch.equal(network(x), by_the_graph(network, x))
+            assert memory._plan is not None
+            assert memory._plan.size[0][0] == (2, 8, planned, planned)
+        assert held is not None
+        memory.give_back(held)  # of a size that it is not for any more
+        assert has_memory(network)
         assert torch.equal(network(x), by_the_graph(network, x))
 
 
