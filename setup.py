@@ -57,6 +57,7 @@ if os.environ.get("L1SPARSE_WERROR") == "1":
 MACROS = [("TORCH_TARGET_VERSION", "0x020a000000000000")]  # the stable ABI of torch 2.10
 
 CAPI_SOURCES = sorted(CSRC.glob("capi/*.cpp"))  # for programs and the runtime module, not for torch
+BINDINGS = ("module", "ops", "tensors", "weights", "convolution", "training")
 CUDA_BINDING = CSRC / "bindings" / "cuda.cpp"
 CUDA_SOURCES = sorted(CSRC.rglob("*.cu"))
 CUDA_ARCHES = "7.5;8.0;8.6;9.0;10.0;12.0+PTX"
@@ -235,7 +236,7 @@ def torch_extension() -> Extension:
     first = ["stdc++"] if sys.platform == "linux" else []
     return CppExtension(
         "l1sparse._C",
-        [str(CSRC / "bindings" / name) for name in ("module.cpp", "ops.cpp")],
+        [str(CSRC / "bindings" / f"{name}.cpp") for name in BINDINGS],
         include_dirs=[str(CSRC.resolve())],
         define_macros=MACROS,
         libraries=first,

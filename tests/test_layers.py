@@ -24,7 +24,7 @@ NATIVE = {
     "executorch": set(),
     "bindings": {
         *("base", "format", "kernels/group_l1", "kernels/conv2d", "kernels/conv2d_grad"),
-        *("include", "torch", "python"),
+        *("include", "torch", "python", "bindings"),
     },
 }
 

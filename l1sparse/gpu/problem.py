@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What a convolution on a GPU is asked to do, checked on the host before anything is launched.
 
-Messages are those of the CPU operator (``csrc/base/status.cpp`` and ``csrc/bindings/ops.cpp``).
+Messages are those of the CPU operator (``csrc/base/status.cpp`` and ``csrc/bindings``).
 """
 
 from __future__ import annotations
