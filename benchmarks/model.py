@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from arguments import GROUPS, SPARSITIES, Parser, add_masks, add_plot, run_benchmark
 from l1sparse import GroupShape, accelerate, layer_choices
@@ -22,6 +22,7 @@ from l1sparse.convert.measure import Timing, alternate
 from l1sparse.group_mask import expand_group_mask
 from l1sparse.report.table import table
 from machine import describe, headline, keep_freed_memory, threads
+from memory import peak_memory, traced
 from networks import NETWORKS, with_random_statistics
 from output import write_json
 from runtimes import dense_calls
@@ -34,7 +35,8 @@ DESCRIPTION = """\
 Times whole networks, pruned and accelerated, against the dense network in torch (eager, batch norm
 folded, TorchScript, torch.compile with frozen weights), ONNX Runtime and OpenVINO, whichever are
 installed. All convolutions but the first and depthwise ones are pruned by random masks. Runtimes
-take turns; times are medians. Outputs are compared before the clock starts.
+take turns; times are medians. Outputs are compared before the clock starts. Memory is what a
+process of its own needs for the network and a call, dense in torch (eager) and accelerated.
 """
 EXAMPLES = """\
   python benchmarks/model.py --network resnet18
@@ -99,6 +101,7 @@ def _measure(name: str, options: argparse.Namespace) -> tuple[list[dict[str, Any
     dense = _network(name)
     calls, notes = dense_calls(dense, example, options.threads)
     _compare(name, calls, dense(example))
+    dense_mb = peak_memory(traced(dense), example, options.threads)
     rows = []
     for group in options.group or GROUPS:
         for sparsity in options.sparsity or SPARSITIES:
@@ -108,7 +111,10 @@ def _measure(name: str, options: argparse.Namespace) -> tuple[list[dict[str, Any
             title = f"l1sparse {group}, {100 * sparsity:g} % pruned"
             _compare(name, {title: ours}, pruned(example))
             times = alternate({**calls, "l1sparse": ours}, options.rounds, TURN_SECONDS)
-            rows.append(_row(name, group, sparsity, options.batch, times, fast))
+            row = _row(name, group, sparsity, options.batch, times, fast)
+            assert isinstance(fast, fx.GraphModule)
+            ours_mb = peak_memory(fast, example, options.threads)
+            rows.append({**row, "peak_mb": {"dense": dense_mb, "l1sparse": ours_mb}})
     return rows, notes
 
 
@@ -172,7 +178,7 @@ def _row(
 def _table(rows: Sequence[dict[str, Any]]) -> str:
     header = ["network", "group", "pruned", "best dense", "dense ms", "ours ms", "speedup"]
     return table(
-        [*header, "sparse layers"],
+        [*header, "sparse layers", "dense MB", "ours MB"],
         [
             [
                 row["network"],
@@ -183,10 +189,15 @@ def _table(rows: Sequence[dict[str, Any]]) -> str:
                 f"{row['ours_ms']:.1f}",
                 f"{row['speedup']:.2f}x",
                 f"{row['sparse_layers']}/{row['layers']}",
+                *(_megabytes(row["peak_mb"][which]) for which in ("dense", "l1sparse")),
             ]
             for row in rows
         ],
     )
+
+
+def _megabytes(number: float | None) -> str:
+    return "not measured" if number is None else f"{number:.0f}"
 
 
 def _networks(text: str) -> list[str]:

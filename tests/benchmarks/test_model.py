@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import memory
 import model
 import networks
 
@@ -50,8 +51,30 @@ def test_rows_compare_with_the_fastest_dense_runtime(
         assert row["speedup"] == row["dense_ms"] / ours
         assert f"{row['speedup']:.2f}x" in printed
         assert "eager" in times
+        assert set(row["peak_mb"]) == {"dense", "l1sparse"}
     assert record["machine"]["threads"] == 1
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(not memory._RESET.exists(), reason="needs Linux")
+def test_memory_is_that_of_weights_activations_and_little_else() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(10_000_000))  # 40 MB
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.weight + x  # as much again
+
+    measured = memory.peak_memory(memory.traced(Net()), torch.ones(1), 1)
+    assert measured is not None
+    assert 79 < measured < 100
+
+
+def test_a_process_that_fails_says_why() -> None:
+    network = memory.traced(nn.Sequential(nn.Linear(3, 4)))
+    with pytest.raises(RuntimeError, match=r"^memory\.py: .*(mat1|shape)"):
+        memory.peak_memory(network, torch.ones(1, 2), 1)
 
 
 def test_a_wrong_output_is_an_error_and_nothing_is_written(
