@@ -56,7 +56,10 @@ def test_rows_compare_with_the_fastest_dense_runtime(
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.skipif(not memory._RESET.exists(), reason="needs Linux")
+needs_linux = pytest.mark.skipif(not memory._RESET.exists(), reason="needs Linux")
+
+
+@needs_linux
 def test_memory_is_that_of_weights_activations_and_little_else() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -71,6 +74,7 @@ def test_memory_is_that_of_weights_activations_and_little_else() -> None:
     assert 79 < measured < 100
 
 
+@needs_linux
 def test_a_process_that_fails_says_why() -> None:
     network = memory.traced(nn.Sequential(nn.Linear(3, 4)))
     with pytest.raises(RuntimeError, match=r"^memory\.py: .*(mat1|shape)"):
