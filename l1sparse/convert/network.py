@@ -40,8 +40,8 @@ class FastNetwork(fx.GraphModule):
 
     # Both belong to one instance: fx makes a class for each.
     _by_the_graph: ClassVar[Callable[..., Any]]
-    _directly: ClassVar[Callable[..., Any] | None] = None
-    _memory: ClassVar[OutputMemory]
+    # One attribute, so that no thread sees a function with the memory of another.
+    _directly: ClassVar[tuple[Callable[..., Any], OutputMemory] | None] = None
 
     @classmethod
     def of(cls, model: fx.GraphModule) -> FastNetwork:
@@ -81,9 +81,10 @@ def _call(self: FastNetwork, *args: Any, **kwargs: Any) -> Any:
     ):
         return self._by_the_graph(*args, **kwargs)
     cls = type(self)
-    if cls._directly is None:
-        cls._directly, cls._memory = _direct(self)
-    memory, directly = cls._memory, cls._directly
+    ready = cls._directly
+    if ready is None:
+        ready = cls._directly = _direct(self)
+    directly, memory = ready
     outs = memory.take(args)
     if outs is None:
         return memory.plan(self, args)
@@ -99,24 +100,24 @@ def _direct(model: FastNetwork) -> tuple[Callable[..., Any], OutputMemory]:
     """A function that computes what the graph says, and the memory that is its first argument."""
     graph = copy.deepcopy(model.graph)
     merge_pooling(model, graph)
-    sparse = [
-        node
-        for node, module in _new_tensors(model, graph).items()
+    new = _new_tensors(model, graph)
+    over_residual = {
+        node: _last_to_see_its_residual(new, node)
+        for node, module in new.items()
         if isinstance(module, SparseConv2d) and module.weight is None
-    ]
-    over_residual = {node: _last_to_see_its_residual(model, node) for node in sparse}
+    }
     calls = {
-        node: direct_call(cast(SparseConv2d, model.get_submodule(str(node.target))), seen_by)
+        node: direct_call(cast(SparseConv2d, new[node]), seen_by)
         for node, seen_by in over_residual.items()
     }
-    held = _never_shared(model, graph, over_residual)
+    held = _never_shared(new, over_residual)
     position = {node: i for i, node in enumerate(graph.nodes)}
     lives, modules = [], []
     for first, nodes in held.items():
         touching = [other for node in nodes for other in (node, *node.users)]
         last = max(position[node] for node in touching)
         lives.append(Life(first.name, position[first], last))
-        modules += [model.get_submodule(str(node.target)) for node in touching]
+        modules += [new[node] for node in touching]
     memory = OutputMemory(lives, hooks_of(modules))
     with graph.inserting_before(next(iter(graph.nodes))):
         outs = graph.placeholder("outs")
@@ -146,15 +147,17 @@ def _new_tensors(model: fx.GraphModule, graph: fx.Graph) -> dict[fx.Node, nn.Mod
     return {node: module for node, module in modules.items() if _makes_new_tensor(module)}
 
 
-def _last_to_see_its_residual(model: fx.GraphModule, node: fx.Node) -> list[nn.Module] | None:
+def _last_to_see_its_residual(
+    new: Mapping[fx.Node, nn.Module], node: fx.Node
+) -> list[nn.Module] | None:
     """The other modules that see the residual of `node`, if they all come before it.
 
     None where something sees it later, or it is not known to share no memory with anything else.
+    `new` is what `_new_tensors` returns.
     """
     input, residual = (*node.args, None)[:2]
     if not isinstance(residual, fx.Node) or residual is input:
         return None
-    new = _new_tensors(model, node.graph)
     others = [residual, *(user for user in residual.users if user is not node)]
     if not all(other in new and other < node for other in others):
         return None
@@ -162,13 +165,12 @@ def _last_to_see_its_residual(model: fx.GraphModule, node: fx.Node) -> list[nn.M
 
 
 def _never_shared(
-    model: fx.GraphModule, graph: fx.Graph, over_residual: Mapping[fx.Node, object | None]
+    new: Mapping[fx.Node, nn.Module], over_residual: Mapping[fx.Node, object | None]
 ) -> dict[fx.Node, list[fx.Node]]:
     """The sparse convolutions whose outputs nothing reads that may return a view of them.
 
     Args:
-        model: holds the modules.
-        graph: of `model`.
+        new: what `_new_tensors` returns.
         over_residual: the sparse convolutions; not None for those that may write over their
             residual.
 
@@ -184,7 +186,6 @@ def _never_shared(
         for nodes in held.values():
             if node.args[1] is nodes[-1]:
                 nodes.append(node)
-    new = _new_tensors(model, graph)
     return {
         first: nodes
         for first, nodes in held.items()

@@ -42,7 +42,7 @@ def merge_pooling(model: fx.GraphModule, graph: fx.Graph) -> None:
             continue
         pool = node.args[0]
         pool_module = _module_for_one(model, pool)
-        if pool_module is None:
+        if pool_module is None or len(pool.args) != 1:
             continue
         conv = pool.args[0]
         conv_module = _module_for_one(model, conv)

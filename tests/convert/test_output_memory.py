@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 from l1sparse.convert.network import FastNetwork
-from l1sparse.convert.output_memory import Life, place
+from l1sparse.convert.output_memory import Life, OutputMemory, place
 from l1sparse.convert.rewrite import make_sparse, optimised_graph
 from l1sparse.format import GroupShape
 
@@ -82,8 +82,14 @@ def by_the_graph(network: fx.GraphModule, x: Tensor) -> Tensor:
         return fx.Interpreter(network).run(x)  # type: ignore[no-any-return]
 
 
+def memory_of(network: FastNetwork) -> OutputMemory:
+    directly = type(network)._directly
+    assert directly is not None
+    return directly[1]
+
+
 def has_memory(network: FastNetwork) -> bool:
-    plan = type(network)._memory._plan
+    plan = memory_of(network)._plan
     return plan is not None and len(plan.free) == 1
 
 
@@ -96,7 +102,7 @@ def test_outputs_stay_right_from_call_to_call(modes: tuple[type, type]) -> None:
             for seed in range(3):
                 results.append((network(image(seed)), by_the_graph(network, image(seed))))
     assert has_memory(network)
-    assert len(type(network)._memory.nothing) == 3, "all but the last, and c over a"
+    assert len(memory_of(network).nothing) == 3, "all but the last, and c over a"
     assert all(torch.equal(result, expected) for result, expected in results)
 
 
@@ -128,7 +134,7 @@ def test_a_size_that_comes_twice_in_a_row_gets_it() -> None:
     network = fast(Chain())
     with torch.inference_mode():
         network(image(0))
-        memory = type(network)._memory
+        memory = memory_of(network)
         held = memory.take([image(0)])
         for size, planned in ((8, 12), (12, 12), (8, 12), (8, 8), (12, 8), (8, 8), (8, 8)):
             x = image(1, size)
@@ -165,7 +171,7 @@ def test_while_it_is_taken_others_take_theirs_from_torch() -> None:
     network = fast(Chain())
     with torch.inference_mode():
         network(image(0))
-        memory = type(network)._memory
+        memory = memory_of(network)
         taken = memory.take([image(0)])
         assert taken is not memory.nothing
         assert memory.take([image(0)]) is memory.nothing
@@ -199,7 +205,7 @@ def test_an_error_gives_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
         def fails(*args: object) -> None:
             raise RuntimeError("no")
 
-        monkeypatch.setattr(type(network), "_directly", fails)
+        monkeypatch.setattr(type(network), "_directly", (fails, memory_of(network)))
         with pytest.raises(RuntimeError, match="no"):
             network(image(0))
         monkeypatch.setattr(type(network), "_directly", directly)

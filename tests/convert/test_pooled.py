@@ -138,3 +138,10 @@ def test_what_something_else_reads_is_not_merged() -> None:
         output = next(n for n in net.graph.nodes if n.op == "output")
         output.args = ((output.args[0], node),)
         assert steps(net)[:3] == ["conv", "pool", "contiguous"]
+
+
+def test_a_pool_that_is_called_by_keyword_stays_as_it_is() -> None:
+    net = network()
+    node = next(n for n in net.graph.nodes if n.target == "pool")
+    node.args, node.kwargs = (), {"input": node.args[0]}
+    assert steps(net)[:3] == ["conv", "pool", "contiguous"]
