@@ -57,7 +57,7 @@ if os.environ.get("L1SPARSE_WERROR") == "1":
 MACROS = [("TORCH_TARGET_VERSION", "0x020a000000000000")]  # the stable ABI of torch 2.10
 
 CAPI_SOURCES = sorted(CSRC.glob("capi/*.cpp"))  # for programs and the runtime module, not for torch
-BINDINGS = ("module", "ops", "tensors", "weights", "convolution", "training")
+BINDINGS = ("module", "ops", "tensors", "weights", "convolution", "linear", "training")
 CUDA_BINDING = CSRC / "bindings" / "cuda.cpp"
 CUDA_SOURCES = sorted(CSRC.rglob("*.cu"))
 CUDA_ARCHES = "7.5;8.0;8.6;9.0;10.0;12.0+PTX"

@@ -321,12 +321,7 @@ def _(
     backend: str = "auto",
 ) -> Tensor:
     _check_one_device(input=input, packed=packed, bias=bias, residual=residual)
-    size = [
-        (input.shape[i + 2] + 2 * padding[i] - dilation[i] * (weight_shape[i + 2] - 1) - 1)
-        // stride[i]
-        + 1
-        for i in range(2)
-    ]
+    size = _conv_output(input.shape[2:], weight_shape[2:], stride, padding, dilation)
     channels_last = input.is_contiguous(memory_format=torch.channels_last)
     return torch.empty(
         (input.shape[0], weight_shape[0], *size),
@@ -355,6 +350,49 @@ def _(
     out: Tensor,
 ) -> None:
     _check_one_device(input=input, packed=packed, bias=bias, residual=residual, out=out)
+
+
+@torch.library.register_fake("l1sparse::sparse_conv2d_max_pool")
+def _(
+    input: Tensor,
+    packed: Tensor,
+    weight_shape: list[int],
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    activation: str,
+    clamp_min: float,
+    clamp_max: float,
+    pool_kernel: Sequence[int],
+    pool_stride: Sequence[int],
+    pool_padding: Sequence[int],
+) -> Tensor:
+    _check_one_device(input=input, packed=packed, bias=bias)
+    size = _conv_output(input.shape[2:], weight_shape[2:], stride, padding, dilation)
+    size = _conv_output(size, pool_kernel, pool_stride, pool_padding, (1, 1))
+    return input.new_empty((input.shape[0], weight_shape[0], *size))
+
+
+@torch.library.register_fake("l1sparse::linear")
+def _(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    _check_one_device(input=input, weight=weight, bias=bias)
+    return input.new_empty((input.shape[0], weight.shape[0]))
+
+
+def _conv_output(
+    input: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> list[int]:
+    """Height and width of a convolution's output, by `nn.Conv2d`'s formula."""
+    return [
+        (input[i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1
+        for i in range(2)
+    ]
 
 
 def _save_group_l1_norm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

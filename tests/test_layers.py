@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 NATIVE = {
     "base": {"base"},
     "format": {"base", "format"},
+    "kernels/linear": {"base", "kernels/linear"},
     "kernels/group_l1": {"base", "format", "kernels/group_l1"},
     "kernels/conv2d": {"base", "format", "kernels/conv2d"},
     "kernels/conv2d_grad": {"base", "format", "kernels/conv2d", "kernels/conv2d_grad"},
@@ -23,7 +24,14 @@ NATIVE = {
     # It sees the installed header and ExecuTorch's, like any program.
     "executorch": set(),
     "bindings": {
-        *("base", "format", "kernels/group_l1", "kernels/conv2d", "kernels/conv2d_grad"),
+        *(
+            "base",
+            "format",
+            "kernels/linear",
+            "kernels/group_l1",
+            "kernels/conv2d",
+            "kernels/conv2d_grad",
+        ),
         *("include", "torch", "python", "bindings"),
     },
 }

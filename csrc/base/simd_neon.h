@@ -71,6 +71,7 @@ struct F32x4 {
 #endif
   }
   static Reg max(Reg bound, Reg x) { return vmaxq_f32(bound, x); }
+  static Reg max_or_nan(Reg a, Reg b) { return vmaxq_f32(a, b); }
   static Reg min(Reg bound, Reg x) { return vminq_f32(bound, x); }
   static Reg abs(Reg a) { return vabsq_f32(a); }
   static Reg fma(Reg a, Reg b, Reg c) { return vfmaq_f32(c, a, b); }

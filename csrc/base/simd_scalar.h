@@ -69,6 +69,14 @@ struct F32x4 {
     for (int i = 0; i < 4; ++i) x.lane[i] = x.lane[i] < bound.lane[i] ? bound.lane[i] : x.lane[i];
     return x;
   }
+  // The greater of the two, or NaN where one of them is.
+  static Reg max_or_nan(Reg a, Reg b) {
+    for (int i = 0; i < 4; ++i) {
+      const bool keeps_a = a.lane[i] >= b.lane[i] || a.lane[i] != a.lane[i];
+      a.lane[i] = keeps_a ? a.lane[i] : b.lane[i];
+    }
+    return a;
+  }
   static Reg min(Reg bound, Reg x) {
     for (int i = 0; i < 4; ++i) x.lane[i] = x.lane[i] > bound.lane[i] ? bound.lane[i] : x.lane[i];
     return x;

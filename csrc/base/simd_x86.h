@@ -194,6 +194,9 @@ struct F32x8 {
   static Reg div(Reg a, Reg b) { return _mm256_div_ps(a, b); }
   // The second operand is what comes out when one of the two is NaN.
   static Reg max(Reg bound, Reg x) { return _mm256_max_ps(bound, x); }
+  static Reg max_or_nan(Reg a, Reg b) {
+    return _mm256_blendv_ps(_mm256_max_ps(a, b), a, _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+  }
   static Reg min(Reg bound, Reg x) { return _mm256_min_ps(bound, x); }
   static Reg abs(Reg a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
   using Lanes = MaskOf8;
@@ -300,6 +303,9 @@ struct F32x16 {
   static Reg div(Reg a, Reg b) { return _mm512_div_ps(a, b); }
   static Reg abs(Reg a) { return _mm512_abs_ps(a); }
   static Reg max(Reg bound, Reg x) { return _mm512_max_ps(bound, x); }
+  static Reg max_or_nan(Reg a, Reg b) {
+    return _mm512_mask_mov_ps(_mm512_max_ps(a, b), _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), a);
+  }
   static Reg min(Reg bound, Reg x) { return _mm512_min_ps(bound, x); }
   using Lanes = __mmask16;
   static Lanes lanes_of_bits(std::uint32_t bits) { return static_cast<Lanes>(bits); }

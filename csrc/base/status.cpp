@@ -57,6 +57,16 @@ const char* format_of(Code code) {
       return "dilation: %lld is not usable, expected a whole number of at least %lld";
     case Code::bad_groups:
       return "groups: %lld is not usable, expected a whole number of at least %lld";
+    case Code::bad_pool_kernel:
+      return "pool_kernel: %lld is not usable, expected a whole number of at least %lld";
+    case Code::bad_pool_stride:
+      return "pool_stride: %lld is not usable, expected a whole number of at least %lld";
+    case Code::bad_pool_padding:
+      return "pool_padding: %lld is not usable, expected 0 or more, at most half of pool_kernel: "
+             "%lld";
+    case Code::pool_strategy:
+      return "packed: is for strategy number %lld, which does not pool, expected number %lld, "
+             "pixels";
     case Code::empty_output:
       return "input: the output would have a size of %lld, expected at least %lld";
   }

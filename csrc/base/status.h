@@ -31,6 +31,10 @@ enum class Code : std::int32_t {
   bad_dilation,
   bad_groups,
   empty_output,
+  bad_pool_kernel,
+  bad_pool_stride,
+  bad_pool_padding,
+  pool_strategy,
 };
 
 // `got` and `want` are the offending value and its bound, where the code has such a pair.

@@ -96,6 +96,10 @@ void set_activation(const std::string& name, double low, double high,
 }
 
 std::vector<int64_t> output_sizes(const l1sparse::Conv2dProblem& problem) {
+  const l1sparse::MaxPool& pool = problem.pool;
+  if (pool.kernel_h != 0) {
+    return {problem.batch, problem.weight.shape.out_channels, pool.out_h, pool.out_w};
+  }
   return {problem.batch, problem.weight.shape.out_channels, problem.out_h, problem.out_w};
 }
 
@@ -105,7 +109,7 @@ Tensor run_conv2d(l1sparse::Conv2dProblem& problem, const Tensor& input,
   const l1sparse::WeightShape& shape = problem.weight.shape;
   problem.dtype = dtype_of(input);
   problem.input_strides = strides_of(input);
-  problem.channels_last = is_channels_last(input);
+  problem.channels_last = problem.pool.kernel_h == 0 && is_channels_last(input);
 
   l1sparse::Conv2dTensors tensors{};
   const MemoryFormat format =
@@ -190,6 +194,30 @@ void sparse_conv2d_into(const Tensor& input, const Tensor& packed,
     fail("out: shares memory with residual, expected the residual itself or a tensor of its own");
   }
   run_conv2d(problem, input, bias, residual, &out);
+}
+
+Tensor sparse_conv2d_max_pool(const Tensor& input, const Tensor& packed,
+                              std::vector<int64_t> weight_shape, std::optional<Tensor> bias,
+                              std::vector<int64_t> stride, std::vector<int64_t> padding,
+                              std::vector<int64_t> dilation, int64_t groups, std::string activation,
+                              double clamp_min, double clamp_max, std::vector<int64_t> pool_kernel,
+                              std::vector<int64_t> pool_stride, std::vector<int64_t> pool_padding) {
+  check_float("input", input, 4);
+  l1sparse::Conv2dProblem problem = make_problem(
+      open_as(packed, weight_shape), {stride, padding, dilation, groups}, sizes_of(input));
+  set_activation(activation, clamp_min, clamp_max, problem);
+  l1sparse::MaxPool& pool = problem.pool;
+  const auto [kernel_h, kernel_w] = pair("pool_kernel", pool_kernel);
+  const auto [stride_h, stride_w] = pair("pool_stride", pool_stride);
+  const auto [pad_top, pad_left] = pair("pool_padding", pool_padding);
+  pool = {kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left, 0, 0};
+  if (kernel_h == 0) check({l1sparse::Code::bad_pool_kernel, 0, 1});  // the core's word for none
+  check(l1sparse::check_pool(problem));
+  pool.out_h =
+      l1sparse::conv_output_size(problem.out_h, 2 * pool.pad_top, pool.kernel_h, pool.stride_h, 1);
+  pool.out_w =
+      l1sparse::conv_output_size(problem.out_w, 2 * pool.pad_left, pool.kernel_w, pool.stride_w, 1);
+  return run_conv2d(problem, input, bias, {});
 }
 
 std::string last_isa() { return last_conv2d_isa.load(std::memory_order_relaxed); }

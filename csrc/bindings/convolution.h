@@ -49,6 +49,14 @@ void sparse_conv2d_into(const Tensor& input, const Tensor& packed,
                         std::optional<Tensor> residual, std::string activation, double clamp_min,
                         double clamp_max, Tensor out);
 
+// Max pooling of what sparse_conv2d gives, NCHW whatever the input is.
+Tensor sparse_conv2d_max_pool(const Tensor& input, const Tensor& packed,
+                              std::vector<int64_t> weight_shape, std::optional<Tensor> bias,
+                              std::vector<int64_t> stride, std::vector<int64_t> padding,
+                              std::vector<int64_t> dilation, int64_t groups, std::string activation,
+                              double clamp_min, double clamp_max, std::vector<int64_t> pool_kernel,
+                              std::vector<int64_t> pool_stride, std::vector<int64_t> pool_padding);
+
 // For tests: the instruction set that the last sparse_conv2d's kernel says it was compiled for.
 std::string last_isa();
 

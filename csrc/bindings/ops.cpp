@@ -7,6 +7,7 @@
 #pragma GCC diagnostic pop
 
 #include "bindings/convolution.h"
+#include "bindings/linear.h"
 #include "bindings/training.h"
 #include "bindings/weights.h"
 
@@ -26,6 +27,13 @@ STABLE_TORCH_LIBRARY(l1sparse, m) {
       "sparse_conv2d_into(Tensor input, Tensor packed, int[] weight_shape, Tensor? bias, int[] "
       "stride, int[] padding, int[] dilation, int groups, Tensor? residual, str activation, float "
       "clamp_min, float clamp_max, Tensor(a!) out) -> ()");
+  // NCHW, whatever the input is. The weight is packed for pixels.
+  m.def(
+      "sparse_conv2d_max_pool(Tensor input, Tensor packed, int[] weight_shape, Tensor? bias, int[] "
+      "stride, int[] padding, int[] dilation, int groups, str activation, float clamp_min, float "
+      "clamp_max, int[] pool_kernel, int[] pool_stride, int[] pool_padding) -> Tensor");
+  // Of input [batch, features], or of the averages of [batch, features, h, w] over their pixels.
+  m.def("linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor");
   m.def("gather_values(Tensor weight, Tensor pattern, int[] values_shape) -> Tensor");
   m.def("scatter_values(Tensor values, Tensor pattern, int[] weight_shape) -> Tensor");
   m.def(
@@ -49,6 +57,8 @@ STABLE_TORCH_LIBRARY_IMPL(l1sparse, CPU, m) {
   m.impl("unpack", TORCH_BOX(&l1sparse::bindings::unpack));
   m.impl("sparse_conv2d", TORCH_BOX(&l1sparse::bindings::sparse_conv2d));
   m.impl("sparse_conv2d_into", TORCH_BOX(&l1sparse::bindings::sparse_conv2d_into));
+  m.impl("sparse_conv2d_max_pool", TORCH_BOX(&l1sparse::bindings::sparse_conv2d_max_pool));
+  m.impl("linear", TORCH_BOX(&l1sparse::bindings::linear));
   m.impl("gather_values", TORCH_BOX(&l1sparse::bindings::gather_values));
   m.impl("scatter_values", TORCH_BOX(&l1sparse::bindings::scatter_values));
   m.impl("values_conv2d", TORCH_BOX(&l1sparse::bindings::values_conv2d));

@@ -18,6 +18,7 @@ from torch._C._functorch import maybe_current_level
 from torch.fx.graph_module import _USER_PRESERVED_ATTRIBUTES_KEY
 
 from l1sparse.convert.direct_call import direct_call, hooks_of
+from l1sparse.convert.linear import merge_linear
 from l1sparse.convert.output_memory import Life, OutputMemory
 from l1sparse.convert.pooled import merge_pooling
 from l1sparse.convert.rewrite import remember
@@ -99,8 +100,8 @@ def _call(self: FastNetwork, *args: Any, **kwargs: Any) -> Any:
 def _direct(model: FastNetwork) -> tuple[Callable[..., Any], OutputMemory]:
     """A function that computes what the graph says, and the memory that is its first argument."""
     graph = copy.deepcopy(model.graph)
-    merge_pooling(model, graph)
-    new = _new_tensors(model, graph)
+    merged = merge_pooling(model, graph) | merge_linear(model, graph)
+    new = _new_tensors(model, graph) | {node: steps[-1] for node, steps in merged.items()}
     over_residual = {
         node: _last_to_see_its_residual(new, node)
         for node, module in new.items()
@@ -112,7 +113,8 @@ def _direct(model: FastNetwork) -> tuple[Callable[..., Any], OutputMemory]:
     }
     held = _never_shared(new, over_residual)
     position = {node: i for i, node in enumerate(graph.nodes)}
-    lives, modules = [], []
+    lives = []
+    modules = [module for steps in merged.values() for module in steps]
     for first, nodes in held.items():
         touching = [other for node in nodes for other in (node, *node.users)]
         last = max(position[node] for node in touching)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from l1sparse.nn.conv_arguments import conv_arguments
 from l1sparse.nn.epilogue import apply_epilogue, check_activation, is_fusable, output_shape
+from l1sparse.ops import pack
 
 WAYS = ("eager", "prepacked")
 
@@ -44,6 +45,9 @@ class DenseConv2d(nn.Conv2d):
             on the CPU) runs eager.
     """
 
+    _reordered: Tensor | None
+    _packed: Tensor | None
+
     def __init__(
         self,
         conv: nn.Conv2d,
@@ -58,7 +62,7 @@ class DenseConv2d(nn.Conv2d):
         self.weight, self.bias = conv.weight, conv.bias
         self.training = conv.training
         self.activation, self.clamp, self.way = activation, clamp, way
-        self._reordered: Tensor | None = None
+        self._forget()
 
     def forward(self, input: Tensor, residual: Any = None) -> Tensor:
         """Convolve, add `residual`, apply the activation."""
@@ -101,6 +105,14 @@ class DenseConv2d(nn.Conv2d):
             self._reordered = reorder(weight, *geometry, list(input.shape))
         return self._reordered
 
+    def packed_weight(self) -> Tensor:
+        """The whole weight packed for the native kernel that goes along pixels; it is kept."""
+        if self._packed is None:
+            group = (1, self.weight.shape[1])
+            everything = torch.ones_like(self.weight, dtype=torch.bool)
+            self._packed = pack(self.weight.detach(), everything, group, "pixels")
+        return self._packed
+
     def _prepacked(self, input: Tensor, residual: Any) -> Tensor:
         geometry = (self.padding, self.stride, self.dilation, self.groups)
         arguments = (self.reordered_weight(input), self.bias, *geometry)
@@ -122,19 +134,24 @@ class DenseConv2d(nn.Conv2d):
         return apply_epilogue(output, residual, self.activation, self.clamp)
 
     def train(self, mode: bool = True) -> DenseConv2d:
-        """As `nn.Module.train`; the weight is reordered again at the next call."""
-        self._reordered = None
+        """As `nn.Module.train`; forms of the weight are made again at the next call."""
+        self._forget()
         super().train(mode)
         return self
 
     def _apply(self, fn: Any, recurse: bool = True) -> DenseConv2d:
-        self._reordered = None
+        self._forget()
         super()._apply(fn, recurse)
         return self
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._reordered = None
+        self._forget()
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_reordered": None}
+        return {**self.__dict__, "_reordered": None, "_packed": None}
+
+    def _forget(self) -> None:
+        """The forms of the weight that were kept: it may change."""
+        self._reordered = None
+        self._packed = None

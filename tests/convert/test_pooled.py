@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from l1sparse.convert import Timing, pooled
 from l1sparse.convert.network import FastNetwork
-from l1sparse.nn import DenseConv2d
+from l1sparse.nn import DenseConv2d, SparseConv2d
 
-WAYS = ("modules", "oneDNN")
+WAYS = ("modules", "native")
 
 
 @pytest.fixture(params=WAYS)
@@ -39,14 +40,28 @@ class Net(nn.Module):
         return self.pool(self.conv(x)).contiguous(memory_format=self.format) + 1
 
 
+KINDS = ("dense", "sparse")
+
+
+def convolution(kind: str, activation: str, way: str = "prepacked", filters: int = 16) -> Any:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, filters, 7, 2, 3)
+    if kind == "dense":
+        return DenseConv2d(conv, activation, (-0.25, 0.5), way)
+    mask = torch.rand(filters, 1, 7, 7) < 0.5
+    sparse = SparseConv2d.from_dense(conv, mask=mask)
+    sparse.activation, sparse.clamp = activation, (-0.25, 0.5)
+    sparse.eval().drop_dense_weight()
+    return sparse
+
+
 def network(
     activation: str = "relu",
     pool: nn.Module | None = None,
-    way: str = "prepacked",
+    conv: nn.Module | None = None,
     format: torch.memory_format = torch.contiguous_format,
 ) -> FastNetwork:
-    torch.manual_seed(0)
-    conv = DenseConv2d(nn.Conv2d(3, 16, 7, 2, 3), activation, (-0.25, 0.5), way)
+    conv = conv or convolution("dense", activation)
     net = Net(conv, pool or nn.MaxPool2d(3, 2, 1), format).eval()
 
     class Tracer(fx.Tracer):
@@ -64,10 +79,13 @@ def steps(net: FastNetwork) -> list[str]:
     return [str(n.target) for n in graph.nodes if n.op not in ("placeholder", "output")]
 
 
-@pytest.mark.parametrize("activation", ["relu", "relu6", "clamp"])
-@pytest.mark.parametrize("pool", [nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(2, ceil_mode=True)])
-def test_outputs_are_those_of_the_modules(activation: str, pool: nn.Module, way: str) -> None:
-    net = network(activation, pool)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("activation", ["none", "relu", "relu6", "clamp", "hardswish"])
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(3, 2, 1), nn.MaxPool2d((2, 3), (1, 2))])
+def test_outputs_are_those_of_the_modules(
+    pool: nn.Module, activation: str, kind: str, way: str
+) -> None:
+    net = network(pool=pool, conv=convolution(kind, activation))
     with torch.inference_mode():
         for shape in ((1, 3, 30, 30), (2, 3, 27, 33)):
             x = torch.randn(shape)
@@ -78,14 +96,15 @@ def test_outputs_are_those_of_the_modules(activation: str, pool: nn.Module, way:
                 torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
 
 
-def test_the_faster_way_runs(way: str) -> None:
-    net, x = network(), torch.randn(1, 3, 30, 30)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_faster_way_runs(kind: str, way: str) -> None:
+    net, x = network(conv=convolution(kind, "relu")), torch.randn(1, 3, 30, 30)
     with torch.inference_mode():
         net(x)
         with profile(activities=[ProfilerActivity.CPU]) as record:
             net(x)
     ran = {event.name for event in record.events()}
-    assert ("aten::mkldnn_max_pool2d" in ran) == (way == "oneDNN")
+    assert ("l1sparse::sparse_conv2d_max_pool" in ran) == (way == "native")
     assert ("aten::max_pool2d_with_indices" in ran) == (way == "modules")
 
 
@@ -117,27 +136,56 @@ def test_other_types(dtype: torch.dtype, way: str) -> None:
         torch.testing.assert_close(call(x), net.pool(net.conv(x)))
 
 
-def test_what_would_be_wrong_or_no_faster_is_not_merged() -> None:
-    assert len(steps(network())) == 2
-    assert "contiguous" not in steps(network("clamp"))
-    for apart in (
-        network("none"),
+def test_what_the_operator_has_not_is_not_merged() -> None:
+    for together in (
+        network(),
         network("hardswish"),
-        network(way="eager"),
-        network(pool=nn.MaxPool2d(3, 2, dilation=2)),
-        network(pool=nn.AvgPool2d(3)),
+        network(conv=convolution("sparse", "clamp")),
         network(format=torch.channels_last),
+    ):
+        assert steps(together)[1:] == ["contiguous", "<built-in function add>"]
+    for apart in (
+        network(conv=convolution("dense", "relu", way="eager")),
+        network(conv=convolution("sparse", "relu", filters=4)),
+        network(conv=nn.Conv2d(3, 16, 7)),
+        network(pool=nn.MaxPool2d(3, 2, dilation=2)),
+        network(pool=nn.MaxPool2d(3, 2, ceil_mode=True)),
+        network(pool=nn.AvgPool2d(3)),
     ):
         assert steps(apart)[:3] == ["conv", "pool", "contiguous"]
 
 
-def test_what_something_else_reads_is_not_merged() -> None:
-    for name in ("conv", "pool"):
-        net = network()
-        node = next(n for n in net.graph.nodes if n.target == name)
-        output = next(n for n in net.graph.nodes if n.op == "output")
-        output.args = ((output.args[0], node),)
-        assert steps(net)[:3] == ["conv", "pool", "contiguous"]
+@pytest.mark.parametrize("kind", KINDS)
+def test_outputs_before_it_keep_their_own_memory(kind: str, way: str) -> None:
+    """The convolution before it writes to planned memory, which a second call must not spoil."""
+    conv = nn.Conv2d(3, 3, 3, padding=1)
+    root = nn.Module()
+    root.before = SparseConv2d.from_dense(conv).eval()
+    root.before.drop_dense_weight()
+    root.conv, root.pool = convolution(kind, "relu"), nn.MaxPool2d(2)
+    graph = fx.Graph()
+    node = graph.placeholder("x")
+    for name in ("before", "conv", "pool"):
+        node = graph.call_module(name, (node,))
+    graph.output(node)
+    net = FastNetwork.of(fx.GraphModule(root, graph))
+    inputs = [torch.randn(1, 3, 30, 30) for _ in range(4)]
+    with torch.inference_mode():
+        outputs = [net(x) for x in inputs]
+        for x, output in zip(inputs, outputs, strict=True):
+            expected = root.pool(root.conv(root.before(x)))
+            torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
+    directly = type(net)._directly
+    assert directly is not None
+    assert len(directly[1].nothing) == 1
+
+
+def test_a_convolution_that_something_else_reads_is_not_merged() -> None:
+    net = network()
+    node = next(n for n in net.graph.nodes if n.target == "conv")
+    output = next(n for n in net.graph.nodes if n.op == "output")
+    output.args = ((output.args[0], node),)
+    assert steps(net)[:3] == ["conv", "pool", "contiguous"]
 
 
 def test_a_pool_that_is_called_by_keyword_stays_as_it_is() -> None:

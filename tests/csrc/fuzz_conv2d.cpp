@@ -43,7 +43,9 @@ struct Case {
   std::vector<Expected> expected() const {
     const Conv2dTensors tensors{input.data(), bias.empty() ? nullptr : bias.data(), residual.data(),
                                 nullptr};
-    return reference::conv2d(problem, tensors, weight, reference::dense_mask(shape, grid_mask));
+    const std::vector<Expected> outputs =
+        reference::conv2d(problem, tensors, weight, reference::dense_mask(shape, grid_mask));
+    return problem.pool.kernel_h == 0 ? outputs : reference::max_pool(problem, outputs);
   }
 };
 
@@ -234,6 +236,28 @@ void fill_input(Random& random, Case& test) {
   }
 }
 
+// One axis of the windows of a pooling, if there is room for one.
+void choose_windows(Random& random, std::int64_t outputs, std::int64_t& kernel,
+                    std::int64_t& stride, std::int64_t& padding, std::int64_t& windows) {
+  constexpr std::int64_t kKernels[] = {2, 2, 3, 3, 1, 4, 7};
+  constexpr std::int64_t kStrides[] = {2, 2, 2, 1, 3, 5};
+  kernel = random.one_of(kKernels);
+  stride = random.one_of(kStrides);
+  padding = random.between(0, kernel / 2);
+  windows = conv_output_size(outputs, 2 * padding, kernel, stride, 1);
+}
+
+void choose_pooling(Random& random, Case& test) {
+  Conv2dProblem& problem = test.problem;
+  MaxPool pool{};
+  choose_windows(random, problem.out_h, pool.kernel_h, pool.stride_h, pool.pad_top, pool.out_h);
+  choose_windows(random, problem.out_w, pool.kernel_w, pool.stride_w, pool.pad_left, pool.out_w);
+  if (pool.out_h < 1 || pool.out_w < 1) return;
+  problem.pool = pool;
+  problem.channels_last = false;
+  test.residual = {};
+}
+
 Case make_case(std::uint64_t seed) {
   Random random(seed);
   Case test;
@@ -256,6 +280,7 @@ Case make_case(std::uint64_t seed) {
                        &test.packed_at_end, &test.output_at_end, &test.workspace_at_end}) {
     *at_end = random.chance(0.5);
   }
+  if (random.chance(0.25)) choose_pooling(random, test);
   return test;
 }
 
@@ -296,7 +321,7 @@ void run(const Case& test, const Conv2dProblem& problem, Conv2dTensors tensors, 
   std::int64_t bytes = 0;
   CHECK_EQ(conv2d_workspace(problem, isa, threads, &bytes).code, Code::ok);
   memory.workspace.place(bytes, test.workspace_at_end && bytes % kAlignment == 0);
-  tensors.output = memory.output.place(reference::output_count(problem) * size_of(problem.dtype),
+  tensors.output = memory.output.place(reference::result_count(problem) * size_of(problem.dtype),
                                        test.output_at_end);
   const char* ran = "";
   CHECK_EQ(
@@ -324,6 +349,7 @@ void run_case(const Case& test, const std::vector<Isa>& isas,
               const std::vector<Strategy>& strategies, const std::string& repeat, Memory& memory) {
   const std::vector<Expected> expected = test.expected();
   for (const Strategy strategy : strategies) {
+    if (test.problem.pool.kernel_h != 0 && strategy != Strategy::pixels) continue;
     Conv2dProblem problem;
     Conv2dTensors tensors;
     place_inputs(test, strategy, memory, problem, tensors);

@@ -210,8 +210,14 @@ inline std::string kernels_of(const Conv2dProblem& problem, Isa isa) {
   return pairs ? isa_name(isa) : name_of_kernels(isa);
 }
 
+// Outputs of the convolution, and what is left of them after its pooling.
 inline std::int64_t output_count(const Conv2dProblem& problem) {
   return problem.batch * problem.weight.shape.out_channels * problem.out_h * problem.out_w;
+}
+inline std::int64_t result_count(const Conv2dProblem& problem) {
+  const MaxPool& pool = problem.pool;
+  if (pool.kernel_h == 0) return output_count(problem);
+  return problem.batch * problem.weight.shape.out_channels * pool.out_h * pool.out_w;
 }
 
 // Index of an output, and of its residual.
@@ -329,6 +335,32 @@ inline std::vector<Expected> conv2d(const Conv2dProblem& problem, const Conv2dTe
     }
   }
   return outputs;
+}
+
+// Of every window of the problem's pooling the greatest output. The greatest of numbers that are
+// each off by some error is off by no more than the largest of these.
+inline std::vector<Expected> max_pool(const Conv2dProblem& problem,
+                                      const std::vector<Expected>& outputs) {
+  const MaxPool& pool = problem.pool;
+  std::vector<Expected> pooled;
+  for (std::int64_t plane = 0; plane < problem.batch * problem.weight.shape.out_channels; ++plane) {
+    for (std::int64_t at = 0; at < pool.out_h * pool.out_w; ++at) {
+      Expected greatest;
+      greatest.value = -HUGE_VAL;
+      for (std::int64_t i = 0; i < pool.kernel_h * pool.kernel_w; ++i) {
+        const std::int64_t y = at / pool.out_w * pool.stride_h - pool.pad_top + i / pool.kernel_w;
+        const std::int64_t x = at % pool.out_w * pool.stride_w - pool.pad_left + i % pool.kernel_w;
+        if (y < 0 || y >= problem.out_h || x < 0 || x >= problem.out_w) continue;
+        const Expected& one =
+            outputs[static_cast<std::size_t>((plane * problem.out_h + y) * problem.out_w + x)];
+        if (one.error > greatest.error) greatest.error = one.error;
+        if (std::isnan(one.value) || one.value > greatest.value) greatest.value = one.value;
+        if (std::isnan(greatest.value)) break;
+      }
+      pooled.push_back(greatest);
+    }
+  }
+  return pooled;
 }
 
 }  // namespace l1sparse::reference

@@ -393,6 +393,44 @@ void test_bad_problems_are_refused() {
   }
 }
 
+void test_bad_poolings_are_refused() {
+  using Field = std::int64_t MaxPool::*;
+  struct Case {
+    Field field;
+    std::int64_t value;
+    Code code;
+  };
+  const Case cases[] = {
+      {&MaxPool::kernel_h, 3, Code::ok},
+      {&MaxPool::kernel_h, -1, Code::bad_pool_kernel},
+      {&MaxPool::kernel_w, 0, Code::bad_pool_kernel},
+      {&MaxPool::kernel_w, kMost + 1, Code::bad_pool_kernel},
+      {&MaxPool::stride_h, 0, Code::bad_pool_stride},
+      {&MaxPool::stride_w, kMost + 1, Code::bad_pool_stride},
+      {&MaxPool::pad_top, -1, Code::bad_pool_padding},
+      {&MaxPool::pad_left, 2, Code::bad_pool_padding},
+      {&MaxPool::out_h, 0, Code::empty_output},
+      {&MaxPool::out_w, -1, Code::empty_output},
+  };
+  for (const Case& test : cases) {
+    Owned owned = good_problem();
+    owned.pack_for(Strategy::pixels);
+    owned.problem.pool = {3, 3, 1, 1, 1, 1, owned.problem.out_h, owned.problem.out_w};
+    owned.problem.pool.*test.field = test.value;
+    check::context = "case " + std::to_string(&test - cases);
+    const Isa isa = reference::usable_isas()[0];
+    std::int64_t bytes = -1;
+    CHECK_EQ(conv2d_workspace(owned.problem, isa, 1, &bytes).code, test.code);
+    if (test.code == Code::ok) continue;
+    const Conv2dTensors untouched{nullptr, nullptr, nullptr, nullptr};
+    CHECK_EQ(conv2d(owned.problem, untouched, isa, Parallel{}, nullptr, nullptr).code, test.code);
+  }
+  Owned owned = good_problem();
+  owned.pack_for(Strategy::channels);
+  owned.problem.pool = {3, 3, 1, 1, 1, 1, owned.problem.out_h, owned.problem.out_w};
+  CHECK_EQ(check_pool(owned.problem).code, Code::pool_strategy);
+}
+
 void test_output_size() {
   check::context.clear();
   CHECK_EQ(conv_output_size(5, 0, 3, 1, 1), 3);
@@ -418,6 +456,7 @@ int main() {
   test_conversions_of_single_numbers();
   test_outputs_are_rounded_to_nearest();
   test_bad_problems_are_refused();
+  test_bad_poolings_are_refused();
   test_output_size();
   return check::finish();
 }

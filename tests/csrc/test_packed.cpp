@@ -517,7 +517,7 @@ void test_every_flipped_bit_is_refused() {
 // ---- texts and sizes ------------------------------------------------------------------------
 
 void test_every_code_has_its_text() {
-  constexpr int kCodes = static_cast<int>(Code::empty_output) + 1;
+  constexpr int kCodes = static_cast<int>(Code::pool_strategy) + 1;
   constexpr std::size_t kCapacity = 256;  // what the bindings offer
   const Status widest{Code::ok, INT64_MIN, INT64_MIN};
   std::vector<std::string> texts;

@@ -24,10 +24,14 @@ constexpr PixelTile kNarrowTiles[] = {
     L1SPARSE_PIXEL_TILE(F32x8, 3, 4, 1, 370),  L1SPARSE_PIXEL_TILE(F32x8, 1, 4, 1, 180)};
 constexpr PixelTile kPixelLone = L1SPARSE_LONE_TILE(F32x16, F32x8, 3, 8, 2, 630);
 constexpr PixelTile kNarrowLone = L1SPARSE_LONE_TILE(F32x16, F32x8, 3, 4, 1, 640);
+constexpr PixelTile kUnprunedTiles[] = {
+    L1SPARSE_UNPRUNED_TILE(F32x16, 4, 4, 800), L1SPARSE_UNPRUNED_TILE(F32x16, 2, 8, 430),
+    L1SPARSE_UNPRUNED_TILE(F32x16, 1, 8, 250), L1SPARSE_UNPRUNED_TILE(F32x8, 1, 8, 180)};
 }  // namespace
 
 const Conv2dKernels conv2d_avx512 =
     L1SPARSE_CONV2D_KERNELS(F32x16, F32x16, kTiles, L1SPARSE_PIXEL_TILES(kPixelTiles, &kPixelLone),
                             L1SPARSE_PIXEL_TILES(kPixelTiles, &kPixelLone),
-                            L1SPARSE_PIXEL_TILES(kNarrowTiles, &kNarrowLone), true, true, true);
+                            L1SPARSE_PIXEL_TILES(kNarrowTiles, &kNarrowLone),
+                            L1SPARSE_PIXEL_TILES(kUnprunedTiles, nullptr), true, true, true);
 }  // namespace l1sparse

@@ -22,8 +22,8 @@ Status check_range(Code code, std::int64_t least, std::int64_t a, std::int64_t b
 Conv2dProblem flattened(const Conv2dProblem& problem) {
   const WeightShape& shape = problem.weight.shape;
   Conv2dProblem flat = problem;
-  if (shape.kernel_h * shape.kernel_w == 1 && problem.stride_h == 1 && problem.stride_w == 1 &&
-      problem.out_h == problem.in_h && problem.out_w == problem.in_w &&
+  if (problem.pool.kernel_h == 0 && shape.kernel_h * shape.kernel_w == 1 && problem.stride_h == 1 &&
+      problem.stride_w == 1 && problem.out_h == problem.in_h && problem.out_w == problem.in_w &&
       problem.input_strides.h == problem.in_w * problem.input_strides.w) {
     flat.in_w = flat.out_w = problem.in_h * problem.in_w;
     flat.in_h = flat.out_h = 1;
@@ -33,7 +33,10 @@ Conv2dProblem flattened(const Conv2dProblem& problem) {
 
 Status check_with_output(const Conv2dProblem& problem) {
   if (Status status = check_conv2d(problem); !status.ok()) return status;
-  const std::int64_t least = smaller(problem.out_h, problem.out_w);
+  if (Status status = check_pool(problem); !status.ok()) return status;
+  const MaxPool& pool = problem.pool;
+  std::int64_t least = smaller(problem.out_h, problem.out_w);
+  if (pool.kernel_h != 0) least = smaller(least, smaller(pool.out_h, pool.out_w));
   return least < 1 ? Status{Code::empty_output, least, 1} : Status{};
 }
 
@@ -55,6 +58,32 @@ Status check_conv2d(const Conv2dProblem& problem) {
   if (problem.in_channels != checked_mul(shape.in_channels, problem.groups)) {
     return {Code::channels_mismatch, problem.in_channels,
             checked_mul(shape.in_channels, problem.groups)};
+  }
+  return {};
+}
+
+Status check_pool(const Conv2dProblem& problem) {
+  const MaxPool& pool = problem.pool;
+  if (pool.kernel_h == 0) return {};
+  for (const Status status : {
+           check_range(Code::bad_pool_kernel, 1, pool.kernel_h, pool.kernel_w),
+           check_range(Code::bad_pool_stride, 1, pool.stride_h, pool.stride_w),
+       }) {
+    if (!status.ok()) return status;
+  }
+  // Torch's bound. A window then reaches at least one output.
+  const auto bad = [](std::int64_t pad, std::int64_t kernel) {
+    return pad < 0 || pad > kernel / 2;
+  };
+  if (bad(pool.pad_top, pool.kernel_h)) {
+    return {Code::bad_pool_padding, pool.pad_top, pool.kernel_h / 2};
+  }
+  if (bad(pool.pad_left, pool.kernel_w)) {
+    return {Code::bad_pool_padding, pool.pad_left, pool.kernel_w / 2};
+  }
+  if (problem.weight.strategy != Strategy::pixels) {
+    return {Code::pool_strategy, static_cast<int>(problem.weight.strategy),
+            static_cast<int>(Strategy::pixels)};
   }
   return {};
 }

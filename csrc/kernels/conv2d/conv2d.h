@@ -38,6 +38,9 @@ struct Conv2dProblem {
   Strides4 input_strides;  // any
   // Of output and residual: contiguous, as NCHW, or as NHWC where this says so.
   bool channels_last;
+  // What becomes of the output. With one, `output` is its output, NCHW, and there is no residual;
+  // the weight is packed for pixels.
+  MaxPool pool;
 };
 
 struct Conv2dTensors {
@@ -49,6 +52,9 @@ struct Conv2dTensors {
 
 // Checks strides, padding, dilation, groups and channels: what an output size can be computed from.
 Status check_conv2d(const Conv2dProblem& problem);
+
+// Checks the pooling but for its output, if there is one.
+Status check_pool(const Conv2dProblem& problem);
 
 // Output size of one axis, nn.Conv2d's formula; 0 where the kernel does not fit.
 std::int64_t conv_output_size(std::int64_t input, std::int64_t padding_total, std::int64_t kernel,

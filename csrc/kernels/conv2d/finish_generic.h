@@ -71,7 +71,7 @@ void finish_rows(const FinishJob& shared) {
   const FinishJob job = shared;
   constexpr int kLanes = V::kLanes;
   // Each filter's outputs are a short stretch of a page of their own, which no prefetcher foresees.
-  constexpr std::int64_t kFiltersAhead = 4;
+  constexpr std::int64_t kFiltersAhead = 16;
   constexpr std::int64_t kLineElements = kCacheLine / sizeof(T);
   const Epilogue<V, kActivation, kResidual, T> epilogue(job);
   for (std::int64_t filter = 0; filter < job.filters; ++filter) {

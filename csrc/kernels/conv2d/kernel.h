@@ -155,6 +155,34 @@ struct PixelTile {
   void (*accumulate[kDTypeCount])(ColumnsJob& job);  // by the type of what is at `tile`
 };
 
+// ---- max pooling after the last step ----------------------------------------------------------
+
+// Windows of a convolution's outputs of which the greatest is kept; kernel_h 0: there is none. A
+// window reaches at least one output; what lies outside of them does not count.
+struct MaxPool {
+  std::int64_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left;
+  std::int64_t out_h, out_w;
+};
+
+// Some filters' rows of finished outputs, to the rows of their windows.
+struct MaxPoolJob {
+  MaxPool pool;
+  const float* rows;  // of each filter `height` rows of `width`
+  std::int64_t filter_pitch, filters, height, width;
+  std::int64_t first_row;  // of the first window; may be negative
+  std::int64_t out_rows;   // rows of windows
+  void* output;            // the first filter's first; filters are out_h * out_w apart
+  float* line;             // scratch of max_pool_line() floats
+};
+
+// A row with what its windows reach on both sides, and vectors that start at the last window.
+constexpr std::int64_t max_pool_line(const MaxPool& pool, std::int64_t width) {
+  constexpr std::int64_t kWidestVectors = 2 * 16;
+  const std::int64_t windows = (pool.out_w + 15) / 16 * 16 * pool.stride_w;
+  const std::int64_t row = pool.pad_left + width;
+  return (windows > row ? windows : row) + pool.kernel_w + kWidestVectors;
+}
+
 // ---- an instruction set's table -------------------------------------------------------------
 
 // The fastest first; outputs are multiples of the last one's. All of them add products in the same
@@ -171,10 +199,12 @@ struct Conv2dKernels {
   PixelTiles one_filter_tiles;  // for groups of one filter and more than four channels
   PixelTiles pixel_tiles;       // for groups of more filters and more than four channels
   PixelTiles narrow_tiles;      // for the others
+  PixelTiles unpruned_tiles;    // for groups of one filter where none is pruned
   // Whether `inside` costs next to nothing, so that edges of the input need no copy.
   bool masks_are_cheap[kDTypeCount];
   void (*gather_planes[kDTypeCount])(const PlanesJob& job);
   void (*finish[kDTypeCount])(const FinishJob& job);
+  void (*max_pool[kDTypeCount])(const MaxPoolJob& job);  // by the type of its output
 };
 
 #if defined(__x86_64__) && !defined(L1SPARSE_WITHOUT_AVX512_BF16) && \

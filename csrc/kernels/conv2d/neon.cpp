@@ -29,10 +29,12 @@ constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x4, 3, 4, 1, 150),
                                      L1SPARSE_PIXEL_TILE(F32x4, 1, 8, 1, 80)};
 constexpr const PixelTile (&kNarrowTiles)[3] = kPixelTiles;
 #endif
+constexpr PixelTile kUnprunedTiles[] = {L1SPARSE_UNPRUNED_TILE(F32x4, 3, 4, 150),
+                                        L1SPARSE_UNPRUNED_TILE(F32x4, 1, 4, 80)};
 }  // namespace
 
-const Conv2dKernels conv2d_neon =
-    L1SPARSE_CONV2D_KERNELS(F32x4, F32x4, kTiles, L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr),
-                            L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr),
-                            L1SPARSE_PIXEL_TILES(kNarrowTiles, nullptr), false, false, false);
+const Conv2dKernels conv2d_neon = L1SPARSE_CONV2D_KERNELS(
+    F32x4, F32x4, kTiles, L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr),
+    L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr), L1SPARSE_PIXEL_TILES(kNarrowTiles, nullptr),
+    L1SPARSE_PIXEL_TILES(kUnprunedTiles, nullptr), false, false, false);
 }  // namespace l1sparse

@@ -5,8 +5,10 @@
 // is gathered into planes once; then, for each filter block and each tile of the band, the tile's
 // activations are brought to registers column by column, and every filter of the block that kept
 // the column adds its products to its sums. The sums of a tile and block stay in the nearest
-// cache and are finished into the output. Where outputs and inputs of a channel already lie alike,
-// the input is read in place. Bands, or ranges of filters, are what threads share out.
+// cache and are finished into the output; with max pooling, a *strip* of the band after the other
+// into scratch memory, and what its windows give into the output. Where outputs and inputs of a
+// channel already lie alike, the input is read in place. Bands, or ranges of filters, are what
+// threads share out.
 #include <algorithm>
 
 #include "kernels/conv2d/plan.h"
@@ -26,6 +28,8 @@ constexpr std::int64_t kSmallMap = 512;
 // outputs lie on memory pages of their own, so it then takes about so many outputs together.
 constexpr std::int64_t kFewColumns = 32;
 constexpr std::int64_t kStretchOutputs = 96;
+// Bytes of a strip, about: a quarter of such a cache.
+constexpr std::int64_t kPooledBytes = 256 * 1024;
 // So many times the narrowest tile are cut into tiles in the best way; more start with the fastest.
 constexpr std::int64_t kPlannedUnits = 16;
 
@@ -59,10 +63,14 @@ struct Plan {
   std::int64_t sums_pitch;  // floats from the sums of one filter to the next
   std::int64_t line_pitch;
   std::int64_t unit;  // outputs of the narrowest tile
+  // With max pooling: rows of windows of a band and of a strip, and floats from the strip of one
+  // filter to the next.
+  std::int64_t pooled_rows, strip_rows, strip_pitch;
   TileChoice tiles;
   // Workspace layout, in bytes.
   std::int64_t row_runs_at, row_taps_at, set_cols_at, tap_begin_at, tap_end_at, column_offsets_at;
-  std::int64_t slots_at, slot_bytes, lines_at, sums_at, entries_at, total_bytes;
+  std::int64_t slots_at, slot_bytes, lines_at, sums_at, entries_at, strip_at, pool_line_at,
+      total_bytes;
 };
 
 // Floats of a band's input. A tile may read up to its width past the last output.
@@ -143,7 +151,8 @@ void plan_bands(const Conv2dProblem& problem, std::int64_t threads, Plan* plan) 
   };
   plan->band_rows = 1;
   plan->band_cols = problem.out_w;
-  while (plan->band_cols > plan->widest && !fits(1, plan->band_cols)) {
+  const bool pools = problem.pool.kernel_h != 0;
+  while (!pools && plan->band_cols > plan->widest && !fits(1, plan->band_cols)) {
     plan->band_cols = round_up(ceil_div(plan->band_cols, 2), plan->widest);
   }
   if (plan->band_cols >= problem.out_w) {
@@ -162,12 +171,19 @@ void plan_bands(const Conv2dProblem& problem, std::int64_t threads, Plan* plan) 
     const std::int64_t wanted = round_up(bands, threads);
     if (plan->bands_x == 1 && problem.out_h >= wanted) {
       plan->bands_y = wanted;
-    } else if (problem.out_h == 1) {
+    } else if (problem.out_h == 1 && !pools) {
       plan->bands_x = wanted;
     }
   }
   plan->band_rows = ceil_div(problem.out_h, plan->bands_y);
   plan->bands_y = ceil_div(problem.out_h, plan->band_rows);
+  if (pools) {  // bands of whole windows, that share rows where windows do
+    const MaxPool& pool = problem.pool;
+    plan->pooled_rows = ceil_div(pool.out_h, smaller(plan->bands_y, pool.out_h));
+    plan->bands_y = ceil_div(pool.out_h, plan->pooled_rows);
+    plan->band_rows =
+        smaller((plan->pooled_rows - 1) * pool.stride_h + pool.kernel_h, problem.out_h);
+  }
   // Bands of whole widest tiles, unless threads would get uneven shares.
   const std::int64_t step = bands < 4 * threads && threads > 1 ? plan->unit : plan->widest;
   plan->band_cols =
@@ -183,9 +199,29 @@ const PixelTiles& tiles_for(const Conv2dProblem& problem, Isa isa) {
     return *pairs;
   }
   const Conv2dKernels& kernels = kernels_for(isa);
+  if (weight.grid.filters == 1 && weight.kept_groups == weight.grid.groups()) {
+    return kernels.unpruned_tiles;
+  }
   return weight.grid.channels <= 4  ? kernels.narrow_tiles
          : weight.grid.filters == 1 ? kernels.one_filter_tiles
                                     : kernels.pixel_tiles;
+}
+
+// Adds to a slot what max pooling needs.
+void plan_strips(const Conv2dProblem& problem, Plan* plan) {
+  const MaxPool& pool = problem.pool;
+  const std::int64_t row = checked_mul(plan->block_filters, plan->band_cols * kFloatBytes);
+  const std::int64_t rows = kPooledBytes / row;
+  plan->strip_rows =
+      smaller(larger((rows - pool.kernel_h) / pool.stride_h + 1, 1), plan->pooled_rows);
+  plan->strip_pitch =
+      plane_pitch(smaller((plan->strip_rows - 1) * pool.stride_h + pool.kernel_h, plan->band_rows),
+                  plan->band_cols);
+  plan->strip_at = round_up(plan->slot_bytes, kAlignment);
+  plan->pool_line_at = checked_add(
+      plan->strip_at, checked_mul(plan->block_filters * kFloatBytes, plan->strip_pitch));
+  plan->slot_bytes =
+      checked_add(plan->pool_line_at, kFloatBytes * max_pool_line(pool, problem.out_w));
 }
 
 Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Plan* plan) {
@@ -236,6 +272,7 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pl
   plan->slot_bytes =
       checked_add(plan->entries_at,
                   parts_of_blocks ? checked_mul(2 * sizeof(std::uint32_t), grid.columns()) : 0);
+  if (problem.pool.kernel_h != 0) plan_strips(problem, plan);
   std::int64_t at = 0;
   const auto reserve = [&at](std::int64_t count, std::int64_t size) {
     const std::int64_t start = at;
@@ -279,6 +316,7 @@ struct Item {
   std::int64_t image, group;
   std::int64_t out_y, rows, out_x, cols;
   std::int64_t first_filter, end_filter;
+  std::int64_t pooled_y, pooled_rows;  // its rows of windows, if there are any
 };
 
 Item item_at(const Plan& plan, const Conv2dProblem& problem, std::int64_t index) {
@@ -288,11 +326,20 @@ Item item_at(const Plan& plan, const Conv2dProblem& problem, std::int64_t index)
   index %= bands;
   item.out_x = index % plan.bands_x * plan.band_cols;
   index /= plan.bands_x;
-  item.out_y = index % plan.bands_y * plan.band_rows;
+  const std::int64_t band = index % plan.bands_y;
+  item.out_y = band * plan.band_rows;
+  item.rows = smaller(plan.band_rows, problem.out_h - item.out_y);
+  if (const MaxPool& pool = problem.pool; pool.kernel_h != 0) {
+    item.pooled_y = band * plan.pooled_rows;
+    item.pooled_rows = smaller(plan.pooled_rows, pool.out_h - item.pooled_y);
+    const std::int64_t top = item.pooled_y * pool.stride_h - pool.pad_top;
+    const std::int64_t bottom = top + (item.pooled_rows - 1) * pool.stride_h + pool.kernel_h;
+    item.out_y = larger(top, 0);
+    item.rows = smaller(bottom, problem.out_h) - item.out_y;
+  }
   index /= plan.bands_y;
   item.group = index % problem.groups;
   item.image = index / problem.groups;
-  item.rows = smaller(plan.band_rows, problem.out_h - item.out_y);
   item.cols = smaller(plan.band_cols, problem.out_w - item.out_x);
   item.first_filter = item.group * plan.filters + part * plan.part_filters;
   item.end_filter = smaller(item.first_filter + plan.part_filters, (item.group + 1) * plan.filters);
@@ -389,22 +436,22 @@ Entries entries_of(const PackedView& weight, std::int64_t block, std::int64_t fr
           to == end ? offsets + 1 : positions(to, memory + columns)};
 }
 
-const char* run_item(const Run& run, std::int64_t index, char* slot) {
-  const Conv2dProblem& problem = run.problem;
-  const Plan& plan = run.plan;
-  const PackedView& weight = problem.weight;
-  const Item item = item_at(plan, problem, index);
-  const auto* planes = reinterpret_cast<const float*>(slot);
-  const std::int64_t outputs = item.rows * item.cols;
-  const bool in_place = plan.source == Source::in_place;
-  if (!in_place) gather(run, item, slot);
-
-  std::uint64_t inside[kMaxTapsWithBits];
+// What a thread does an item with.
+struct ItemWork {
+  const Run& run;
+  const Item& item;
+  char* slot;
   ColumnsJob job;
+  std::uint64_t inside[kMaxTapsWithBits];
+};
+
+ColumnsJob columns_job(const Run& run, char* slot) {
+  const PackedView& weight = run.problem.weight;
+  ColumnsJob job{};
   job.columns = weight.grid.columns();
   job.taps = weight.grid.taps;
   job.kernel_w = weight.shape.kernel_w;
-  job.prefetches = in_place;
+  job.prefetches = run.plan.source == Source::in_place;
   job.group_filters = weight.grid.filters;
   job.group_channels = weight.grid.channels;
   job.last_channels =
@@ -413,51 +460,151 @@ const char* run_item(const Run& run, std::int64_t index, char* slot) {
   job.values = weight.values;
   job.column_offset = run.column_offsets;
   job.channel_pitch = run.channel_pitch;
-  job.inside = plan.source == Source::by_tap ? nullptr : inside;
-  auto* const sums = reinterpret_cast<float*>(slot + plan.sums_at);
-  job.sums_pitch = plan.sums_pitch;
-  job.lone_lanes = sums + plan.block_filters * plan.sums_pitch;
-  const bool lone = plan.with_lone != nullptr && outputs == plan.with_lone->outputs;
-  job.ran = nullptr;
-  for (std::int64_t block = item.first_filter / plan.block_filters;
-       block * plan.block_filters < item.end_filter; ++block) {
-    const std::int64_t block_first = block * plan.block_filters;
-    const std::int64_t first = larger(block_first, item.first_filter);
-    const std::int64_t end = smaller(block_first + plan.block_filters, item.end_filter);
-    const Entries entries =
-        entries_of(weight, block, first / weight.grid.filters, ceil_div(end, weight.grid.filters),
-                   reinterpret_cast<std::uint32_t*>(slot + plan.entries_at));
-    job.entries_begin = entries.begin;
-    job.entries_end = entries.end;
-    job.first_filter_group = static_cast<std::uint32_t>(block * weight.block_groups);
-    job.first_filter = first - block_first;
-    job.end_filter = end - block_first;
-    for (std::int64_t at = 0; at < outputs;) {
-      const std::int64_t start = at;
-      while (at < outputs) {
-        const PixelTile& tile = lone ? *plan.with_lone : tile_for(plan, outputs - at);
-        if (at > start && at - start + tile.outputs > plan.stretch) break;
-        const std::int64_t count = smaller(tile.outputs, outputs - at);
-        const std::int64_t position = item.out_y * problem.out_w + item.out_x + at;
-        if (job.inside != nullptr) find_inside(run, position, count, inside);
-        job.tile = in_place ? input_of(run, item) + position * size_of(problem.dtype)
-                            : reinterpret_cast<const char*>(planes + at);
-        job.sums = sums + (at - start);
-        tile.accumulate[static_cast<int>(in_place ? problem.dtype : DType::float32)](job);
-        at += count;
-      }
-      FinishJob finish = finish_job(problem, run.tensors, item.image, first,
-                                    item.out_y + (item.rows > 1 ? start / item.cols : 0),
-                                    item.out_x + (item.rows > 1 ? start % item.cols : start));
-      finish.sums = sums + (first - block_first) * plan.sums_pitch;
-      finish.sums_pitch = plan.sums_pitch;
-      finish.filters = end - first;
-      finish.tile_cols = finish.cols = at - start;
-      finish.rows = 1;
-      run.kernels.finish[static_cast<int>(problem.dtype)](finish);
-    }
+  auto* const sums = reinterpret_cast<float*>(slot + run.plan.sums_at);
+  job.sums_pitch = run.plan.sums_pitch;
+  job.lone_lanes = sums + run.plan.block_filters * run.plan.sums_pitch;
+  return job;
+}
+
+// Some filters of a block.
+struct Filters {
+  std::int64_t block_first, first, end;
+};
+
+Filters filters_from(const ItemWork& work, std::int64_t first) {
+  const std::int64_t size = work.run.plan.block_filters, block = first / size;
+  return {block * size, first, smaller((block + 1) * size, work.item.end_filter)};
+}
+
+// Makes `work` ready for these filters.
+void begin_filters(const Filters& filters, ItemWork& work) {
+  const PackedView& weight = work.run.problem.weight;
+  const Plan& plan = work.run.plan;
+  const std::int64_t block = filters.block_first / plan.block_filters;
+  const Entries entries = entries_of(weight, block, filters.first / weight.grid.filters,
+                                     ceil_div(filters.end, weight.grid.filters),
+                                     reinterpret_cast<std::uint32_t*>(work.slot + plan.entries_at));
+  work.job.entries_begin = entries.begin;
+  work.job.entries_end = entries.end;
+  work.job.first_filter_group = static_cast<std::uint32_t>(block * weight.block_groups);
+  work.job.first_filter = filters.first - filters.block_first;
+  work.job.end_filter = filters.end - filters.block_first;
+}
+
+// What is computed of the item's outputs, and which of its rows the strip begins with.
+struct Outputs {
+  std::int64_t begin, end;
+  std::int64_t strip_row;
+};
+
+// Where the outputs from number `start` on go.
+FinishJob finish_from(const ItemWork& work, std::int64_t first, std::int64_t start,
+                      std::int64_t strip_row) {
+  const Item& item = work.item;
+  const Conv2dProblem& problem = work.run.problem;
+  if (problem.pool.kernel_h == 0) {
+    return finish_job(problem, work.run.tensors, item.image, first,
+                      item.out_y + (item.rows > 1 ? start / item.cols : 0),
+                      item.out_x + (item.rows > 1 ? start % item.cols : start));
   }
-  return job.ran;
+  const Plan& plan = work.run.plan;
+  FinishJob finish = last_step(problem, work.run.tensors, first);
+  finish.output =
+      reinterpret_cast<float*>(work.slot + plan.strip_at) + (start - strip_row * item.cols);
+  finish.filter_stride = plan.strip_pitch;
+  finish.col_stride = 1;
+  return finish;
+}
+
+void run_filters(const Filters& filters, const Outputs& outputs, ItemWork& work) {
+  const Run& run = work.run;
+  const Conv2dProblem& problem = run.problem;
+  const Plan& plan = run.plan;
+  const Item& item = work.item;
+  ColumnsJob& job = work.job;
+  const bool in_place = plan.source == Source::in_place;
+  const bool lone =
+      plan.with_lone != nullptr && outputs.end - outputs.begin == plan.with_lone->outputs;
+  const auto* planes = reinterpret_cast<const float*>(work.slot);
+  auto* const sums = reinterpret_cast<float*>(work.slot + plan.sums_at);
+  const DType finished = problem.pool.kernel_h == 0 ? problem.dtype : DType::float32;
+  for (std::int64_t at = outputs.begin; at < outputs.end;) {
+    const std::int64_t start = at;
+    while (at < outputs.end) {
+      const PixelTile& tile = lone ? *plan.with_lone : tile_for(plan, outputs.end - at);
+      if (at > start && at - start + tile.outputs > plan.stretch) break;
+      const std::int64_t count = smaller(tile.outputs, outputs.end - at);
+      const std::int64_t position = item.out_y * problem.out_w + item.out_x + at;
+      if (job.inside != nullptr) find_inside(run, position, count, work.inside);
+      job.tile = in_place ? input_of(run, item) + position * size_of(problem.dtype)
+                          : reinterpret_cast<const char*>(planes + at);
+      job.sums = sums + (at - start);
+      tile.accumulate[static_cast<int>(in_place ? problem.dtype : DType::float32)](job);
+      at += count;
+    }
+    FinishJob finish = finish_from(work, filters.first, start, outputs.strip_row);
+    finish.sums = sums + (filters.first - filters.block_first) * plan.sums_pitch;
+    finish.sums_pitch = plan.sums_pitch;
+    finish.filters = filters.end - filters.first;
+    finish.tile_cols = finish.cols = at - start;
+    finish.rows = 1;
+    run.kernels.finish[static_cast<int>(finished)](finish);
+  }
+}
+
+// The same and max pooling, strip by strip. Rows that two strips' windows reach are computed once.
+void run_pooled_filters(const Filters& filters, ItemWork& work) {
+  const Conv2dProblem& problem = work.run.problem;
+  const MaxPool& pool = problem.pool;
+  const Plan& plan = work.run.plan;
+  const Item& item = work.item;
+  auto* const strip = reinterpret_cast<float*>(work.slot + plan.strip_at);
+  MaxPoolJob job;
+  job.pool = pool;
+  job.rows = strip;
+  job.filter_pitch = plan.strip_pitch;
+  job.filters = filters.end - filters.first;
+  job.width = item.cols;
+  job.line = reinterpret_cast<float*>(work.slot + plan.pool_line_at);
+  const std::int64_t plane = item.image * problem.weight.shape.out_channels + filters.first;
+  std::int64_t begin = 0, end = 0;  // rows of the item that are in the strip
+  for (std::int64_t y = 0; y < item.pooled_rows; y += job.out_rows) {
+    job.out_rows = smaller(plan.strip_rows, item.pooled_rows - y);
+    const std::int64_t top = (item.pooled_y + y) * pool.stride_h - pool.pad_top - item.out_y;
+    const std::int64_t bottom = top + (job.out_rows - 1) * pool.stride_h + pool.kernel_h;
+    const std::int64_t wanted = larger(top, 0), kept = larger(end - wanted, 0);
+    for (std::int64_t filter = 0; filter < job.filters && kept > 0; ++filter) {
+      float* const rows = strip + filter * plan.strip_pitch;
+      std::copy_n(rows + (wanted - begin) * item.cols, kept * item.cols, rows);
+    }
+    begin = wanted;
+    end = smaller(bottom, item.rows);
+    run_filters(filters, {(wanted + kept) * item.cols, end * item.cols, begin}, work);
+    job.height = end - begin;
+    job.first_row = top - begin;
+    const std::int64_t position = (plane * pool.out_h + item.pooled_y + y) * pool.out_w;
+    job.output = static_cast<char*>(work.run.tensors.output) + position * size_of(problem.dtype);
+    work.run.kernels.max_pool[static_cast<int>(problem.dtype)](job);
+  }
+}
+
+const char* run_item(const Run& run, std::int64_t index, char* slot) {
+  const Plan& plan = run.plan;
+  const Item item = item_at(plan, run.problem, index);
+  if (plan.source != Source::in_place) gather(run, item, slot);
+  ItemWork work{run, item, slot, columns_job(run, slot), {}};
+  if (plan.source != Source::by_tap) work.job.inside = work.inside;
+  for (std::int64_t first = item.first_filter; first < item.end_filter;) {
+    const Filters filters = filters_from(work, first);
+    begin_filters(filters, work);
+    if (run.problem.pool.kernel_h == 0) {
+      run_filters(filters, {0, item.rows * item.cols, 0}, work);
+    } else {
+      run_pooled_filters(filters, work);
+    }
+    first = filters.end;
+  }
+  return work.job.ran;
 }
 
 void run_slot(void* context, std::int64_t slot) {

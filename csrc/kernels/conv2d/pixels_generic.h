@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "kernels/conv2d/kernel.h"
+#include "kernels/conv2d/max_pool_generic.h"
 #include "kernels/conv2d/planes_generic.h"
 
 namespace l1sparse {
@@ -380,6 +381,83 @@ void accumulate_columns(ColumnsJob& shared) {
   shared.ran = L1SPARSE_KERNEL_ISA;
 }
 
+// ---- all columns of a tile, where nothing is pruned ---------------------------------------------
+
+// sums[f] = weights * activations for kFilters filters from `filter` on, which stay in registers.
+template <class V, int kVectors, int kFilters, class T>
+L1SPARSE_INLINE void accumulate_unpruned_filters(const ColumnsJob& job, std::int64_t filter) {
+  constexpr int kOutputs = kVectors * V::kLanes;
+  constexpr std::uint64_t kAll = ~std::uint64_t{0} >> (64 - kOutputs);
+  const std::int64_t weight_pitch = job.group_channels, channel_pitch = job.channel_pitch;
+  typename V::Reg acc[kFilters][kVectors];
+#pragma GCC unroll 8
+  for (int f = 0; f < kFilters; ++f) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) acc[f][v] = V::zero();
+  }
+  const auto add = [&](const float* weight, const typename V::Reg(&x)[kVectors])
+                       __attribute__((always_inline)) {
+#pragma GCC unroll 8
+                         for (int f = 0; f < kFilters; ++f) {
+                           const typename V::Reg w = V::broadcast(weight[f * weight_pitch]);
+#pragma GCC unroll 8
+                           for (int v = 0; v < kVectors; ++v)
+                             acc[f][v] = V::fma(x[v], w, acc[f][v]);
+                         }
+                       };
+  // Columns follow one another, with as many entries each.
+  const std::uint32_t* const entries = job.entries_begin;
+  const float* column_weight =
+      job.values + (entries[0] + (filter - job.first_filter)) * weight_pitch;
+  const std::int64_t column_pitch = job.columns > 1 ? (entries[1] - entries[0]) * weight_pitch : 0;
+  std::int64_t tap = 0;
+  for (std::int64_t column = 0; column < job.columns; ++column, column_weight += column_pitch) {
+    const std::uint64_t inside = job.inside == nullptr ? kAll : job.inside[tap] & kAll;
+    if (++tap == job.taps) tap = 0;
+    const float* weight = column_weight;
+    const T* activation = static_cast<const T*>(job.tile) + job.column_offset[column];
+    std::int64_t channels =
+        column >= job.columns - job.taps ? job.last_channels : job.group_channels;
+    typename V::Reg x[kVectors];
+    if (inside == kAll) {
+      for (; channels != 0; --channels, activation += channel_pitch, ++weight) {
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) x[v] = V::load(activation + v * V::kLanes);
+        add(weight, x);
+      }
+    } else {
+      for (; channels != 0; --channels, activation += channel_pitch, ++weight) {
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) {
+          const auto bits = static_cast<std::uint32_t>(inside >> v * V::kLanes);
+          x[v] = V::load_lanes(activation + v * V::kLanes, V::lanes_of_bits(bits));
+        }
+        add(weight, x);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int f = 0; f < kFilters; ++f) {
+    float* sums = job.sums + (filter + f) * job.sums_pitch;
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) V::store(sums + v * V::kLanes, acc[f][v]);
+  }
+}
+
+// As accumulate_columns, for groups of one filter of which none is pruned.
+template <class V, int kVectors, int kFilters, class T>
+void accumulate_unpruned(ColumnsJob& shared) {
+  const ColumnsJob job = shared;
+  std::int64_t filter = job.first_filter;
+  for (; filter + kFilters <= job.end_filter; filter += kFilters) {
+    accumulate_unpruned_filters<V, kVectors, kFilters, T>(job, filter);
+  }
+  for (; filter < job.end_filter; ++filter) {
+    accumulate_unpruned_filters<V, kVectors, 1, T>(job, filter);
+  }
+  shared.ran = L1SPARSE_KERNEL_ISA;
+}
+
 }  // namespace
 }  // namespace l1sparse
 
@@ -405,17 +483,29 @@ void accumulate_columns(ColumnsJob& shared) {
     }                                                                        \
   }
 
+// A tile of kVectors of V, for the tables of what is not pruned; registers hold the sums of
+// kFilters filters.
+#define L1SPARSE_UNPRUNED_TILE(V, kVectors, kFilters, cost)      \
+  {                                                              \
+    kVectors *V::kLanes, false, cost, {                          \
+      &accumulate_unpruned<V, kVectors, kFilters, float>,        \
+          &accumulate_unpruned<V, kVectors, kFilters, BFloat16>, \
+          &accumulate_unpruned<V, kVectors, kFilters, Float16>   \
+    }                                                            \
+  }
+
 #define L1SPARSE_PIXEL_TILES(array, with_lone) {array, sizeof(array) / sizeof(array[0]), with_lone}
 
 // An instruction set's table; Wide is its widest vector, V one that it can transpose; last come
 // masks_are_cheap, a value a type.
-#define L1SPARSE_CONV2D_KERNELS(Wide, V, tiles, one_filter_tiles, pixel_tiles, narrow_tiles, ...) \
-  {                                                                                               \
-    tiles, sizeof(tiles) / sizeof(tiles[0]), one_filter_tiles, pixel_tiles, narrow_tiles,         \
-        {__VA_ARGS__},                                                                            \
-        {&gather_planes<Wide, V, float>, &gather_planes<Wide, V, BFloat16>,                       \
-         &gather_planes<Wide, V, Float16>},                                                       \
-    {                                                                                             \
-      &finish<Wide, V, float>, &finish<Wide, V, BFloat16>, &finish<Wide, V, Float16>              \
-    }                                                                                             \
+#define L1SPARSE_CONV2D_KERNELS(Wide, V, tiles, one_filter_tiles, pixel_tiles, narrow_tiles, \
+                                unpruned_tiles, ...)                                         \
+  {                                                                                          \
+    tiles, sizeof(tiles) / sizeof(tiles[0]), one_filter_tiles, pixel_tiles, narrow_tiles,    \
+        unpruned_tiles, {__VA_ARGS__},                                                       \
+        {&gather_planes<Wide, V, float>, &gather_planes<Wide, V, BFloat16>,                  \
+         &gather_planes<Wide, V, Float16>},                                                  \
+        {&finish<Wide, V, float>, &finish<Wide, V, BFloat16>, &finish<Wide, V, Float16>}, {  \
+      &max_pool<Wide, float>, &max_pool<Wide, BFloat16>, &max_pool<Wide, Float16>            \
+    }                                                                                        \
   }

@@ -61,6 +61,16 @@ std::int64_t axis_extent_bound(std::int64_t outputs, std::int64_t kernel, std::i
   return smaller(by_tap, span);
 }
 
+FinishJob last_step(const Conv2dProblem& problem, const Conv2dTensors& tensors,
+                    std::int64_t filter) {
+  FinishJob job{};
+  job.bias = tensors.bias == nullptr ? nullptr : tensors.bias + filter;
+  job.activation = problem.activation;
+  job.low = problem.low;
+  job.high = problem.high;
+  return job;
+}
+
 FinishJob finish_job(const Conv2dProblem& problem, const Conv2dTensors& tensors, std::int64_t image,
                      std::int64_t filter, std::int64_t out_y, std::int64_t out_x) {
   const std::int64_t channels = problem.weight.shape.out_channels;
@@ -70,8 +80,7 @@ FinishJob finish_job(const Conv2dProblem& problem, const Conv2dTensors& tensors,
                                : Strides4{pixels * channels, pixels, problem.out_w, 1};
   const std::int64_t position =
       image * strides.n + filter * strides.c + out_y * strides.h + out_x * strides.w;
-  FinishJob job{};
-  job.bias = tensors.bias == nullptr ? nullptr : tensors.bias + filter;
+  FinishJob job = last_step(problem, tensors, filter);
   const std::int64_t bytes = position * size_of(problem.dtype);
   if (tensors.residual != nullptr)
     job.residual = static_cast<const char*>(tensors.residual) + bytes;
@@ -79,9 +88,6 @@ FinishJob finish_job(const Conv2dProblem& problem, const Conv2dTensors& tensors,
   job.filter_stride = strides.c;
   job.row_stride = strides.h;
   job.col_stride = strides.w;
-  job.activation = problem.activation;
-  job.low = problem.low;
-  job.high = problem.high;
   return job;
 }
 

@@ -46,6 +46,10 @@ inline Share share_of(std::int64_t items, std::int64_t slots, std::int64_t slot)
   return {begin, begin + share + (slot < extra ? 1 : 0)};
 }
 
+// The last step's job but for places and extents: filters from `filter` on.
+FinishJob last_step(const Conv2dProblem& problem, const Conv2dTensors& tensors,
+                    std::int64_t filter);
+
 // The last step's job for outputs from (filter, out_y, out_x) of an image on; sums and extents are
 // left to the caller.
 FinishJob finish_job(const Conv2dProblem& problem, const Conv2dTensors& tensors, std::int64_t image,

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: MIT
+#include "base/simd_scalar.h"
+#include "kernels/linear/generic.h"
+
+namespace l1sparse {
+const LinearKernels linear_scalar = L1SPARSE_LINEAR_KERNELS(F32x4);
+}
