@@ -385,28 +385,31 @@ std::uint64_t bits_between(std::int64_t from, std::int64_t to) {
   return ~std::uint64_t{0} >> (64 - (to - from)) << from;
 }
 
-// For each tap, which of the outputs from position `first` on read inside the input. Planes have
-// all the rows that are read.
+// For each tap, which of the outputs from position `first` on read inside the input: where both its
+// row and its column do. Planes have all the rows that are read.
 void find_inside(const Run& run, std::int64_t first, std::int64_t count, std::uint64_t* inside) {
   const Conv2dProblem& problem = run.problem;
   const WeightShape& shape = problem.weight.shape;
-  const std::int64_t taps = shape.kernel_h * shape.kernel_w;
-  for (std::int64_t tap = 0; tap < taps; ++tap) inside[tap] = 0;
+  const bool in_place = run.plan.source == Source::in_place;
+  std::uint64_t rows[kMaxTapsWithBits], cols[kMaxTapsWithBits];
+  for (std::int64_t y = 0; y < shape.kernel_h; ++y) rows[y] = in_place ? 0 : ~std::uint64_t{0};
+  for (std::int64_t x = 0; x < shape.kernel_w; ++x) cols[x] = 0;
   std::int64_t out_y = first / problem.out_w, out_x = first % problem.out_w;
   for (std::int64_t at = 0; at < count; ++out_y, out_x = 0) {  // the tile's part of a row
     const std::int64_t end = smaller(at + problem.out_w - out_x, count);
     for (std::int64_t x = 0; x < shape.kernel_w; ++x) {
       const std::int64_t low = larger(run.tap_begin[x] - out_x, 0);
       const std::int64_t high = larger(run.tap_end[x] - out_x, low);
-      const std::uint64_t bits = bits_between(smaller(at + low, end), smaller(at + high, end));
-      std::int64_t row = out_y - problem.pad_top;
-      for (std::int64_t y = 0; y < shape.kernel_h; ++y, row += problem.dilation_h) {
-        const bool readable =
-            run.plan.source != Source::in_place || (row >= 0 && row < problem.in_h);
-        if (readable) inside[y * shape.kernel_w + x] |= bits;
-      }
+      cols[x] |= bits_between(smaller(at + low, end), smaller(at + high, end));
+    }
+    std::int64_t row = out_y - problem.pad_top;
+    for (std::int64_t y = 0; y < shape.kernel_h && in_place; ++y, row += problem.dilation_h) {
+      if (row >= 0 && row < problem.in_h) rows[y] |= bits_between(at, end);
     }
     at = end;
+  }
+  for (std::int64_t y = 0; y < shape.kernel_h; ++y) {
+    for (std::int64_t x = 0; x < shape.kernel_w; ++x) *inside++ = rows[y] & cols[x];
   }
 }
 
