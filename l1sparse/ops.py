@@ -352,6 +352,12 @@ def _(
     _check_one_device(input=input, packed=packed, bias=bias, residual=residual, out=out)
 
 
+@torch.library.register_fake("l1sparse::sparse_conv2d_sequence")
+def _(read: list[Tensor], written: list[Tensor], steps: Tensor, clamps: Tensor) -> None:
+    tensors = {f"tensor {i}": tensor for i, tensor in enumerate([*read, *written])}
+    _check_one_device(**tensors, steps=steps, clamps=clamps)
+
+
 @torch.library.register_fake("l1sparse::sparse_conv2d_max_pool")
 def _(
     input: Tensor,

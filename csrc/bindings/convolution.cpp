@@ -196,6 +196,53 @@ void sparse_conv2d_into(const Tensor& input, const Tensor& packed,
   run_conv2d(problem, input, bias, residual, &out);
 }
 
+void sparse_conv2d_sequence(std::vector<Tensor> read, std::vector<Tensor> written,
+                            const Tensor& steps, const Tensor& clamps) {
+  enum { kInput, kPacked, kBias, kResidual, kOut, kWeightShape };
+  constexpr int64_t kNumbers = kWeightShape + 4 + 2 + 2 + 2 + 2;
+  constexpr const char* kActivations[] = {"none", "relu", "relu6", "clamp", "hardswish"};
+  check_tensor("steps", steps, steps.scalar_type() == ScalarType::Long, "int64", 2);
+  const int64_t count = steps.size(0);
+  check_sizes("steps", steps, {count, kNumbers}, "one row a convolution");
+  check_tensor("clamps", clamps, clamps.scalar_type() == ScalarType::Double, "float64", 2);
+  check_sizes("clamps", clamps, {count, 2}, "a least and a greatest output for each of `steps`");
+  const Tensor all_steps = as_contiguous(steps), all_clamps = as_contiguous(clamps);
+  const auto* step = static_cast<const int64_t*>(all_steps.const_data_ptr());
+  const auto* clamp = static_cast<const double*>(all_clamps.const_data_ptr());
+  const auto total = static_cast<int64_t>(written.size() + read.size());
+  const auto number_of = [&](int column, int64_t least, int64_t end) {
+    const int64_t number = step[column];
+    if (number < least || number >= end) {
+      fail("steps: column " + std::to_string(column) + " holds " + std::to_string(number) +
+           ", expected " + std::to_string(least) + " to " + std::to_string(end - 1));
+    }
+    return number;
+  };
+  const auto tensor_of = [&](int column) -> const Tensor& {
+    const auto at = static_cast<size_t>(number_of(column, 0, total));
+    return at < written.size() ? written[at] : read[at - written.size()];
+  };
+  const auto optional_of = [&](int column) -> std::optional<Tensor> {
+    if (step[column] == -1) return {};
+    return tensor_of(column);
+  };
+  for (int64_t i = 0; i < count; ++i, step += kNumbers, clamp += 2) {
+    const int64_t* numbers = step + kWeightShape;
+    const auto next = [&numbers](int64_t size) {
+      numbers += size;
+      return std::vector<int64_t>(numbers - size, numbers);
+    };
+    std::vector<int64_t> shape = next(4), stride = next(2), padding = next(2), dilation = next(2);
+    const int64_t groups = numbers[0];
+    const int64_t activation = number_of(kNumbers - 1, 0, std::size(kActivations));
+    const auto out = static_cast<size_t>(number_of(kOut, 0, static_cast<int64_t>(written.size())));
+    sparse_conv2d_into(tensor_of(kInput), tensor_of(kPacked), std::move(shape), optional_of(kBias),
+                       std::move(stride), std::move(padding), std::move(dilation), groups,
+                       optional_of(kResidual), kActivations[activation], clamp[0], clamp[1],
+                       written[out]);
+  }
+}
+
 Tensor sparse_conv2d_max_pool(const Tensor& input, const Tensor& packed,
                               std::vector<int64_t> weight_shape, std::optional<Tensor> bias,
                               std::vector<int64_t> stride, std::vector<int64_t> padding,

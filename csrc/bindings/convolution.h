@@ -49,6 +49,13 @@ void sparse_conv2d_into(const Tensor& input, const Tensor& packed,
                         std::optional<Tensor> residual, std::string activation, double clamp_min,
                         double clamp_max, Tensor out);
 
+// Convolutions one after the other, as sparse_conv2d_into does each. A row of `steps`, int64, has
+// where among all tensors, first `written`, then `read`, are input, packed, bias (-1: none),
+// residual (-1: none) and out, which is one of `written`; then weight_shape, stride, padding and
+// dilation, groups, and the number of the activation. `clamps`, float64, has its bounds.
+void sparse_conv2d_sequence(std::vector<Tensor> read, std::vector<Tensor> written,
+                            const Tensor& steps, const Tensor& clamps);
+
 // Max pooling of what sparse_conv2d gives, NCHW whatever the input is.
 Tensor sparse_conv2d_max_pool(const Tensor& input, const Tensor& packed,
                               std::vector<int64_t> weight_shape, std::optional<Tensor> bias,

@@ -27,6 +27,10 @@ STABLE_TORCH_LIBRARY(l1sparse, m) {
       "sparse_conv2d_into(Tensor input, Tensor packed, int[] weight_shape, Tensor? bias, int[] "
       "stride, int[] padding, int[] dilation, int groups, Tensor? residual, str activation, float "
       "clamp_min, float clamp_max, Tensor(a!) out) -> ()");
+  // Several of these one after the other; bindings/convolution.h says what `steps` holds.
+  m.def(
+      "sparse_conv2d_sequence(Tensor[] read, Tensor(a!)[] written, Tensor steps, Tensor clamps) -> "
+      "()");
   // NCHW, whatever the input is. The weight is packed for pixels.
   m.def(
       "sparse_conv2d_max_pool(Tensor input, Tensor packed, int[] weight_shape, Tensor? bias, int[] "
@@ -57,6 +61,7 @@ STABLE_TORCH_LIBRARY_IMPL(l1sparse, CPU, m) {
   m.impl("unpack", TORCH_BOX(&l1sparse::bindings::unpack));
   m.impl("sparse_conv2d", TORCH_BOX(&l1sparse::bindings::sparse_conv2d));
   m.impl("sparse_conv2d_into", TORCH_BOX(&l1sparse::bindings::sparse_conv2d_into));
+  m.impl("sparse_conv2d_sequence", TORCH_BOX(&l1sparse::bindings::sparse_conv2d_sequence));
   m.impl("sparse_conv2d_max_pool", TORCH_BOX(&l1sparse::bindings::sparse_conv2d_max_pool));
   m.impl("linear", TORCH_BOX(&l1sparse::bindings::linear));
   m.impl("gather_values", TORCH_BOX(&l1sparse::bindings::gather_values));

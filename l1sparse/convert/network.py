@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -22,6 +22,7 @@ from l1sparse.convert.linear import merge_linear
 from l1sparse.convert.output_memory import Life, OutputMemory
 from l1sparse.convert.pooled import merge_pooling
 from l1sparse.convert.rewrite import remember
+from l1sparse.convert.sequence import PlannedConv, merge_sequences
 from l1sparse.nn import DenseConv2d, SparseConv2d
 
 _POOLINGS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d)
@@ -128,6 +129,7 @@ def _direct(model: FastNetwork) -> tuple[Callable[..., Any], OutputMemory]:
             node.kwargs = {"out": graph.call_function(operator.getitem, (outs, i))}
     for node, call in calls.items():
         node.op, node.target = "call_function", call
+    merge_sequences(graph, outs, _planned(held, cast("dict[fx.Node, SparseConv2d]", new), calls))
     code = graph.python_code(root_module="self")
     namespace = dict(code.globals)
     exec(compile(code.src, "<fast network>", "exec"), namespace)
@@ -192,6 +194,19 @@ def _never_shared(
         first: nodes
         for first, nodes in held.items()
         if all(user in new for node in nodes for user in node.users)
+    }
+
+
+def _planned(
+    held: Mapping[fx.Node, Sequence[fx.Node]],
+    convs: Mapping[fx.Node, SparseConv2d],
+    calls: Mapping[fx.Node, Callable[..., Tensor]],
+) -> dict[fx.Node, PlannedConv]:
+    """The convolutions that write to the outs, each by itself or over its residual."""
+    return {
+        node: PlannedConv(convs[node], calls[node], place, node is nodes[0])
+        for place, nodes in enumerate(held.values())
+        for node in nodes
     }
 
 
