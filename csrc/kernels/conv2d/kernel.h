@@ -140,6 +140,10 @@ struct ColumnsJob {
   std::int64_t sums_pitch;                // floats from the sums of one filter to the next
   float* sums;                            // [filters of the block][sums_pitch]
   float* lone_lanes;  // [filters of the block][kLoneLanes], of a tile with a lone output
+  // What the outputs of the first filter will be written to, of which so many bytes are brought
+  // near while sums are computed, and likewise for the next filters; null: nothing is.
+  const char* output;
+  std::int64_t output_pitch, output_bytes;  // the pitch from one filter to the next, in bytes
   const char* ran;
 };
 

@@ -30,6 +30,10 @@ constexpr std::int64_t kFewColumns = 32;
 constexpr std::int64_t kStretchOutputs = 96;
 // Bytes of a strip, about: a quarter of such a cache.
 constexpr std::int64_t kPooledBytes = 256 * 1024;
+// Outputs of so many bytes, half of a second-level cache, are not in the caches when they are
+// written. With several taps there is the time to bring them there meanwhile; with one, asking for
+// them costs more than it saves.
+constexpr std::int64_t kFarOutputBytes = 512 * 1024;
 // So many times the narrowest tile are cut into tiles in the best way; more start with the fastest.
 constexpr std::int64_t kPlannedUnits = 16;
 
@@ -54,6 +58,7 @@ struct Plan {
   std::int64_t bands_y, bands_x;
   std::int64_t filters;  // of a convolution group
   bool shares_filters;
+  bool outputs_ahead;  // whether memory for outputs is asked for before they are finished
   std::int64_t part_filters, filter_parts;
   std::int64_t items, slots;   // pieces of work; workspaces, each used by one thread at a time
   std::int64_t widest;         // outputs of the widest tile
@@ -248,6 +253,11 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pl
   plan->filter_parts = ceil_div(plan->filters, plan->part_filters);
   plan->items = checked_mul(bands, plan->filter_parts);
   plan->slots = smaller(threads, plan->items);
+
+  const std::int64_t image_bytes = checked_mul(checked_mul(problem.out_h, problem.out_w),
+                                               shape.out_channels * size_of(problem.dtype));
+  plan->outputs_ahead = grid.taps > 1 && image_bytes >= kFarOutputBytes && !problem.channels_last &&
+                        problem.pool.kernel_h == 0;
 
   // Over several tiles the lone outputs cost as much as they save (docs/kernels.md).
   const std::int64_t outputs = plan->band_rows * plan->band_cols;
@@ -542,6 +552,12 @@ void run_filters(const Filters& filters, const Outputs& outputs, ItemWork& work)
       job.tile = in_place ? input_of(run, item) + position * size_of(problem.dtype)
                           : reinterpret_cast<const char*>(planes + at);
       job.sums = sums + (at - start);
+      if (plan.outputs_ahead) {
+        const FinishJob to = finish_from(work, filters.first, at, outputs.strip_row);
+        job.output = static_cast<const char*>(to.output);
+        job.output_pitch = to.filter_stride * size_of(problem.dtype);
+        job.output_bytes = count * size_of(problem.dtype);
+      }
       tile.accumulate[static_cast<int>(in_place ? problem.dtype : DType::float32)](job);
       at += count;
     }

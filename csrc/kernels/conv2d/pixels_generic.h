@@ -158,6 +158,27 @@ L1SPARSE_INLINE void prefetch_next_group(const ColumnsJob& job, std::int64_t col
   }
 }
 
+// Brings near what outputs will be written to, a part at every column.
+class OutputsAhead {
+ public:
+  explicit OutputsAhead(const ColumnsJob& job) : next_(job.output) {}
+
+  L1SPARSE_INLINE void at_column(const ColumnsJob& job) {
+    if (next_ == nullptr) return;
+    due_ += job.end_filter - job.first_filter;
+    for (; due_ >= job.columns; due_ -= job.columns, next_ += job.output_pitch) {
+      // One line more than the outputs fill: they start anywhere in the first.
+      for (std::int64_t byte = 0; byte < job.output_bytes + kCacheLine; byte += kCacheLine) {
+        prefetch_to_write(next_, byte);
+      }
+    }
+  }
+
+ private:
+  const char* next_;
+  std::int64_t due_ = 0;  // filters times columns
+};
+
 // The channels that do not fill the registers: a function of its own, so that it takes none from
 // the ones that do.
 template <class V, class E, int kVectors, bool kLone, int kMaxChannels, int kChains, class T>
@@ -348,8 +369,10 @@ void accumulate_columns(ColumnsJob& shared) {
     }
   }
   const std::int64_t group_size = job.group_filters * job.group_channels;
+  OutputsAhead outputs_ahead(job);
   std::int64_t tap = 0, tap_x = 0;
   for (std::int64_t column = 0; column < job.columns; ++column) {
+    outputs_ahead.at_column(job);
     ColumnWork<T> work;
     work.entry = job.filter_groups + job.entries_begin[column];
     work.end = job.filter_groups + job.entries_end[column];
