@@ -105,7 +105,7 @@ std::vector<int64_t> output_sizes(const l1sparse::Conv2dProblem& problem) {
 
 Tensor run_conv2d(l1sparse::Conv2dProblem& problem, const Tensor& input,
                   const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
-                  Tensor* out) {
+                  Tensor* out, Scratch& workspace) {
   const l1sparse::WeightShape& shape = problem.weight.shape;
   problem.dtype = dtype_of(input);
   problem.input_strides = strides_of(input);
@@ -139,7 +139,7 @@ Tensor run_conv2d(l1sparse::Conv2dProblem& problem, const Tensor& input,
   check(l1sparse::conv2d_workspace(problem, isa, parallel.threads, &workspace_bytes));
   Tensor output =
       out != nullptr ? as_contiguous(*out, format) : empty(out_size, input.scalar_type(), format);
-  const Scratch workspace(workspace_bytes);
+  workspace.reserve(workspace_bytes);
   tensors.input = input.const_data_ptr();
   tensors.output = output.mutable_data_ptr();
   const char* ran = nullptr;
@@ -167,18 +167,20 @@ Tensor sparse_conv2d(const Tensor& input, const Tensor& packed, std::vector<int6
   l1sparse::Conv2dProblem problem = make_problem(
       open_as(packed, weight_shape), {stride, padding, dilation, groups}, sizes_of(input));
   set_activation(activation, clamp_min, clamp_max, problem);
-  return run_conv2d(problem, input, bias, residual);
+  Scratch workspace;
+  return run_conv2d(problem, input, bias, residual, nullptr, workspace);
 }
 
-void sparse_conv2d_into(const Tensor& input, const Tensor& packed,
-                        std::vector<int64_t> weight_shape, std::optional<Tensor> bias,
-                        std::vector<int64_t> stride, std::vector<int64_t> padding,
-                        std::vector<int64_t> dilation, int64_t groups,
-                        std::optional<Tensor> residual, std::string activation, double clamp_min,
-                        double clamp_max, Tensor out) {
+namespace {
+
+void convolve_into(const Tensor& input, const Tensor& packed,
+                   const std::vector<int64_t>& weight_shape, const std::optional<Tensor>& bias,
+                   const Geometry& geometry, const std::optional<Tensor>& residual,
+                   const std::string& activation, double clamp_min, double clamp_max, Tensor& out,
+                   Scratch& workspace) {
   check_float("input", input, 4);
-  l1sparse::Conv2dProblem problem = make_problem(
-      open_as(packed, weight_shape), {stride, padding, dilation, groups}, sizes_of(input));
+  l1sparse::Conv2dProblem problem =
+      make_problem(open_as(packed, weight_shape), geometry, sizes_of(input));
   set_activation(activation, clamp_min, clamp_max, problem);
   check_tensor("out", out, out.scalar_type() == input.scalar_type(),
                dtype_text(input.scalar_type()) + ", the input's", 4);
@@ -193,7 +195,20 @@ void sparse_conv2d_into(const Tensor& input, const Tensor& packed,
   if (shares && !(residual->dim() == 4 && same_elements(out, *residual))) {
     fail("out: shares memory with residual, expected the residual itself or a tensor of its own");
   }
-  run_conv2d(problem, input, bias, residual, &out);
+  run_conv2d(problem, input, bias, residual, &out, workspace);
+}
+
+}  // namespace
+
+void sparse_conv2d_into(const Tensor& input, const Tensor& packed,
+                        std::vector<int64_t> weight_shape, std::optional<Tensor> bias,
+                        std::vector<int64_t> stride, std::vector<int64_t> padding,
+                        std::vector<int64_t> dilation, int64_t groups,
+                        std::optional<Tensor> residual, std::string activation, double clamp_min,
+                        double clamp_max, Tensor out) {
+  Scratch workspace;
+  convolve_into(input, packed, weight_shape, bias, {stride, padding, dilation, groups}, residual,
+                activation, clamp_min, clamp_max, out, workspace);
 }
 
 void sparse_conv2d_sequence(std::vector<Tensor> read, std::vector<Tensor> written,
@@ -226,6 +241,7 @@ void sparse_conv2d_sequence(std::vector<Tensor> read, std::vector<Tensor> writte
     if (step[column] == -1) return {};
     return tensor_of(column);
   };
+  Scratch workspace;  // the same for all, so that it stays in the caches
   for (int64_t i = 0; i < count; ++i, step += kNumbers, clamp += 2) {
     const int64_t* numbers = step + kWeightShape;
     const auto next = [&numbers](int64_t size) {
@@ -236,10 +252,9 @@ void sparse_conv2d_sequence(std::vector<Tensor> read, std::vector<Tensor> writte
     const int64_t groups = numbers[0];
     const int64_t activation = number_of(kNumbers - 1, 0, std::size(kActivations));
     const auto out = static_cast<size_t>(number_of(kOut, 0, static_cast<int64_t>(written.size())));
-    sparse_conv2d_into(tensor_of(kInput), tensor_of(kPacked), std::move(shape), optional_of(kBias),
-                       std::move(stride), std::move(padding), std::move(dilation), groups,
-                       optional_of(kResidual), kActivations[activation], clamp[0], clamp[1],
-                       written[out]);
+    convolve_into(tensor_of(kInput), tensor_of(kPacked), shape, optional_of(kBias),
+                  {stride, padding, dilation, groups}, optional_of(kResidual),
+                  kActivations[activation], clamp[0], clamp[1], written[out], workspace);
   }
 }
 
@@ -264,7 +279,8 @@ Tensor sparse_conv2d_max_pool(const Tensor& input, const Tensor& packed,
       l1sparse::conv_output_size(problem.out_h, 2 * pool.pad_top, pool.kernel_h, pool.stride_h, 1);
   pool.out_w =
       l1sparse::conv_output_size(problem.out_w, 2 * pool.pad_left, pool.kernel_w, pool.stride_w, 1);
-  return run_conv2d(problem, input, bias, {});
+  Scratch workspace;
+  return run_conv2d(problem, input, bias, {}, nullptr, workspace);
 }
 
 std::string last_isa() { return last_conv2d_isa.load(std::memory_order_relaxed); }

@@ -57,12 +57,18 @@ Strides4 strides_of(const Tensor& tensor);
 
 Parallel torch_threads();
 
-// Working memory of one call.
+// Working memory of one call, or of several that share it, one after the other.
 class Scratch {
  public:
-  explicit Scratch(int64_t bytes) {
+  Scratch() = default;
+  explicit Scratch(int64_t bytes) { reserve(bytes); }
+
+  // Makes it at least so large. What it holds is lost where it was smaller.
+  void reserve(int64_t bytes) {
+    if (bytes <= bytes_) return;
     const size_t rounded = (static_cast<size_t>(bytes) / kAlignment + 1) * kAlignment;
     data_.reset(std::aligned_alloc(kAlignment, rounded));
+    bytes_ = data_ == nullptr ? 0 : bytes;
     if (data_ == nullptr) fail("no memory for " + std::to_string(bytes) + " bytes of scratch");
   }
   void* data() const { return data_.get(); }
@@ -73,6 +79,7 @@ class Scratch {
     void operator()(void* data) const { std::free(data); }
   };
   std::unique_ptr<void, Free> data_;
+  int64_t bytes_ = -1;
 };
 
 // Not by torch::stable::empty, which takes a microsecond to find the operator by its name.
