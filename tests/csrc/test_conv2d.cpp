@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Chosen convolutions; fuzz_conv2d.cpp has random ones.
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <string>
@@ -431,6 +432,54 @@ void test_bad_poolings_are_refused() {
   CHECK_EQ(check_pool(owned.problem).code, Code::pool_strategy);
 }
 
+// Packed bytes are looked over once; if they change later, outputs are wrong, and no more. The
+// sanitizer sees a read or write outside of them.
+void test_packed_bytes_that_change_stay_inside_their_bounds() {
+  Random random(21);
+  for (const double density : {1.0, 0.5}) {
+    for (const std::int64_t groups : {1, 3}) {
+      const WeightShape shape{groups * 96, 8, 3, 3, 1, 8};
+      Owned owned(random, shape, reference::random_grid_mask(random, shape, density));
+      owned.problem.groups = groups;
+      owned.problem.in_channels = groups * 8;
+      owned.problem.pad_top = owned.problem.pad_left = 1;
+      set_input(owned, random, 6, 6);
+      owned.set_output_size();
+      for (const Strategy strategy : reference::strategies()) {
+        AlignedBytes& packed = owned.packed[static_cast<std::size_t>(strategy)];
+        owned.pack_for(strategy);
+        const PackedView& view = owned.problem.weight;
+        const std::int64_t rows = view.blocks * view.block_rows;
+        auto* const offsets =
+            reinterpret_cast<std::uint32_t*>(packed.data() + sizeof(PackedHeader));
+        std::uint32_t* const entries = offsets + rows + 1;
+        const auto run_on_all = [&] {
+          owned.pack_for(strategy);
+          for (const Isa isa : reference::usable_isas()) {
+            check::context = std::string(isa_name(isa)) + ", " + strategy_name(strategy);
+            for (const std::int64_t threads : {1, 3}) {
+              CHECK_EQ(run(owned, isa, parallel_threads(threads)).code, Code::ok);
+            }
+          }
+        };
+        for (std::int64_t row = 0; row < rows; ++row) {
+          std::reverse(entries + offsets[row], entries + offsets[row + 1]);
+        }
+        run_on_all();
+        for (std::int64_t row = 0; row < rows; ++row) {
+          std::fill(entries + offsets[row], entries + offsets[row + 1], entries[offsets[row]]);
+        }
+        run_on_all();
+        if (view.blocks > 1) continue;  // another block's entries would be refused
+        for (std::int64_t row = 1; row < rows; ++row) offsets[row] = offsets[rows];
+        run_on_all();
+        for (std::int64_t row = 1; row < rows; ++row) offsets[row] = 0;
+        run_on_all();
+      }
+    }
+  }
+}
+
 void test_output_size() {
   check::context.clear();
   CHECK_EQ(conv_output_size(5, 0, 3, 1, 1), 3);
@@ -457,6 +506,7 @@ int main() {
   test_outputs_are_rounded_to_nearest();
   test_bad_problems_are_refused();
   test_bad_poolings_are_refused();
+  test_packed_bytes_that_change_stay_inside_their_bounds();
   test_output_size();
   return check::finish();
 }

@@ -70,8 +70,8 @@ void finish_rows(const FinishJob& shared) {
   // A copy that no store can change, so that its members stay in registers.
   const FinishJob job = shared;
   constexpr int kLanes = V::kLanes;
-  // Each filter's outputs are a short stretch of a page of their own, which no prefetcher foresees. A
-  // residual comes from farther away: in a network it was written some layers before.
+  // Each filter's outputs are a short stretch of a page of their own, which no prefetcher foresees.
+  // A residual comes from farther away: in a network it was written some layers before.
   constexpr std::int64_t kFiltersAhead = kResidual ? 16 : 4;
   constexpr std::int64_t kLineElements = kCacheLine / sizeof(T);
   const Epilogue<V, kActivation, kResidual, T> epilogue(job);

@@ -58,6 +58,7 @@ struct Plan {
   std::int64_t bands_y, bands_x;
   std::int64_t filters;  // of a convolution group
   bool shares_filters;
+  bool unpruned;       // with tiles that take every group to be kept
   bool outputs_ahead;  // whether memory for outputs is asked for before they are finished
   std::int64_t part_filters, filter_parts;
   std::int64_t items, slots;   // pieces of work; workspaces, each used by one thread at a time
@@ -196,6 +197,20 @@ void plan_bands(const Conv2dProblem& problem, std::int64_t threads, Plan* plan) 
   plan->bands_x = ceil_div(problem.out_w, plan->band_cols);
 }
 
+// Whether every group of one filter is kept. That every row has its place is looked up, since the
+// kernel rests on it.
+bool is_unpruned(const PackedView& weight) {
+  const GroupGrid& grid = weight.grid;
+  if (grid.filters != 1 || weight.kept_groups != grid.groups()) return false;
+  std::int64_t begin = 0;
+  for (std::int64_t row = 0; row < weight.blocks * weight.block_rows; ++row) {
+    if (weight.row_offsets[row] != begin) return false;
+    const std::int64_t first = row / weight.block_rows * weight.block_groups;
+    begin += smaller(weight.block_groups, grid.filter_groups - first);
+  }
+  return true;
+}
+
 const PixelTiles& tiles_for(const Conv2dProblem& problem, Isa isa) {
   const PackedView& weight = problem.weight;
   const PixelTiles* pairs = pair_tiles_for(isa);
@@ -204,9 +219,7 @@ const PixelTiles& tiles_for(const Conv2dProblem& problem, Isa isa) {
     return *pairs;
   }
   const Conv2dKernels& kernels = kernels_for(isa);
-  if (weight.grid.filters == 1 && weight.kept_groups == weight.grid.groups()) {
-    return kernels.unpruned_tiles;
-  }
+  if (is_unpruned(weight)) return kernels.unpruned_tiles;
   return weight.grid.channels <= 4  ? kernels.narrow_tiles
          : weight.grid.filters == 1 ? kernels.one_filter_tiles
                                     : kernels.pixel_tiles;
@@ -258,6 +271,8 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pl
                                                shape.out_channels * size_of(problem.dtype));
   plan->outputs_ahead = grid.taps > 1 && image_bytes >= kFarOutputBytes && !problem.channels_last &&
                         problem.pool.kernel_h == 0;
+
+  plan->unpruned = &tiles == &kernels.unpruned_tiles;
 
   // Over several tiles the lone outputs cost as much as they save (docs/kernels.md).
   const std::int64_t outputs = plan->band_rows * plan->band_cols;
@@ -445,8 +460,12 @@ Entries entries_of(const PackedView& weight, std::int64_t block, std::int64_t fr
     }
     return position;
   };
-  return {from == first ? offsets : positions(from, memory),
-          to == end ? offsets + 1 : positions(to, memory + columns)};
+  const std::uint32_t* const begins = from == first ? offsets : positions(from, memory);
+  if (to == end) return {begins, offsets + 1};
+  std::uint32_t* const ends = positions(to, memory + columns);
+  // Entries that were changed after they were verified may be in any order.
+  for (std::int64_t i = 0; i < columns; ++i) ends[i] = std::max(begins[i], ends[i]);
+  return {begins, ends};
 }
 
 // What a thread does an item with.
@@ -494,9 +513,12 @@ void begin_filters(const Filters& filters, ItemWork& work) {
   const PackedView& weight = work.run.problem.weight;
   const Plan& plan = work.run.plan;
   const std::int64_t block = filters.block_first / plan.block_filters;
-  const Entries entries = entries_of(weight, block, filters.first / weight.grid.filters,
-                                     ceil_div(filters.end, weight.grid.filters),
-                                     reinterpret_cast<std::uint32_t*>(work.slot + plan.entries_at));
+  const std::uint32_t* const offsets = weight.row_offsets + block * weight.block_rows;
+  const Entries entries =
+      plan.unpruned ? Entries{offsets, offsets + 1}
+                    : entries_of(weight, block, filters.first / weight.grid.filters,
+                                 ceil_div(filters.end, weight.grid.filters),
+                                 reinterpret_cast<std::uint32_t*>(work.slot + plan.entries_at));
   work.job.entries_begin = entries.begin;
   work.job.entries_end = entries.end;
   work.job.first_filter_group = static_cast<std::uint32_t>(block * weight.block_groups);

@@ -428,10 +428,9 @@ L1SPARSE_INLINE void accumulate_unpruned_filters(const ColumnsJob& job, std::int
                              acc[f][v] = V::fma(x[v], w, acc[f][v]);
                          }
                        };
-  // Columns follow one another, with as many entries each.
+  // Columns follow one another, with as many groups each.
   const std::uint32_t* const entries = job.entries_begin;
-  const float* column_weight =
-      job.values + (entries[0] + (filter - job.first_filter)) * weight_pitch;
+  const float* column_weight = job.values + (entries[0] + filter) * weight_pitch;
   const std::int64_t column_pitch = job.columns > 1 ? (entries[1] - entries[0]) * weight_pitch : 0;
   std::int64_t tap = 0;
   for (std::int64_t column = 0; column < job.columns; ++column, column_weight += column_pitch) {
