@@ -8,14 +8,13 @@ before a classifier runs in the same call.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from l1sparse.convert.direct_call import hooks_of
-from l1sparse.convert.measure import alternate
+from l1sparse.convert.measure import fastest_at_first
 from l1sparse.convert.steps import input_for_one, module_of
 
 
@@ -67,7 +66,6 @@ def linear_call(modules: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
     assert isinstance(linear, nn.Linear)
     hooks = hooks_of(modules)
     dims = 2 if len(modules) == 1 else 4
-    fastest: Callable[[Tensor], Tensor] | None = None
 
     def by_modules(input: Tensor) -> Tensor:
         for module in modules[:-1]:
@@ -90,14 +88,11 @@ def linear_call(modules: Sequence[nn.Module]) -> Callable[[Tensor], Tensor]:
             and not torch.is_autocast_enabled("cpu")
         )
 
+    fastest = fastest_at_first({"modules": by_modules, "native": native})
+
     def call(input: Tensor) -> Tensor:
-        nonlocal fastest
         if any(hooks) or not can_be_native(input):
             return by_modules(input)
-        if fastest is None:
-            ways: dict[str, Callable[[Tensor], Tensor]] = {"modules": by_modules, "native": native}
-            times = alternate({name: partial(way, input) for name, way in ways.items()}, rounds=7)
-            fastest = ways[min(times, key=lambda name: times[name].median)]
         return fastest(input)
 
     return call

@@ -8,7 +8,6 @@ written to memory and read again; and torch pools NCHW slowly.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TypeGuard
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.utils import _pair
 
 from l1sparse.convert.direct_call import hooks_of
-from l1sparse.convert.measure import alternate
+from l1sparse.convert.measure import fastest_at_first
 from l1sparse.convert.steps import input_for_one, module_of
 from l1sparse.nn import DenseConv2d, SparseConv2d
 from l1sparse.ops import packed_info
@@ -60,7 +59,6 @@ def pooled_call(conv: DenseConv2d | SparseConv2d, pool: nn.MaxPool2d) -> Callabl
     kernel, padding = list(_pair(pool.kernel_size)), list(_pair(pool.padding))
     step = list(_pair(pool.stride))
     shape = [conv.out_channels, conv.in_channels // conv.groups, *conv.kernel_size]
-    fastest: Callable[[Tensor], Tensor] | None = None
 
     def by_modules(input: Tensor) -> Tensor:
         output: Tensor = pool(conv(input))
@@ -85,17 +83,11 @@ def pooled_call(conv: DenseConv2d | SparseConv2d, pool: nn.MaxPool2d) -> Callabl
         )
         return output
 
+    fastest = fastest_at_first({"modules": by_modules, "native": native})
+
     def call(input: Tensor) -> Tensor:
-        nonlocal fastest
         if any(hooks) or not _can_be_native(conv, input):
             return by_modules(input)
-        if fastest is None:
-            ways: dict[str, Callable[[Tensor], Tensor]] = {
-                "modules": by_modules,
-                "native": native,
-            }
-            times = alternate({name: partial(way, input) for name, way in ways.items()}, rounds=7)
-            fastest = ways[min(times, key=lambda name: times[name].median)]
         return fastest(input)
 
     return call

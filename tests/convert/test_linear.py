@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.profiler import ProfilerActivity, profile
 
-from l1sparse.convert import Timing, linear
+from l1sparse.convert import Timing, linear, measure
 from l1sparse.convert.network import FastNetwork
 
 WAYS = ("modules", "native")
@@ -23,7 +23,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     def alternate(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
         return {name: Timing(float(name != request.param), 0, 1) for name in candidates}
 
-    monkeypatch.setattr(linear, "alternate", alternate)
+    monkeypatch.setattr(measure, "alternate", alternate)
     name: str = request.param
     return name
 

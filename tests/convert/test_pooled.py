@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch._C import _AutoDispatchBelowAutograd
 from torch.profiler import ProfilerActivity, profile
 
-from l1sparse.convert import Timing, pooled
+from l1sparse.convert import Timing, measure, pooled
 from l1sparse.convert.network import FastNetwork
 from l1sparse.nn import DenseConv2d, SparseConv2d
 
@@ -26,7 +26,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     def alternate(candidates: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
         return {name: Timing(float(name != request.param), 0, 1) for name in candidates}
 
-    monkeypatch.setattr(pooled, "alternate", alternate)
+    monkeypatch.setattr(measure, "alternate", alternate)
     name: str = request.param
     return name
 

@@ -164,8 +164,8 @@ struct PixelTile {
 // Windows of a convolution's outputs of which the greatest is kept; kernel_h 0: there is none. A
 // window reaches at least one output; what lies outside of them does not count.
 struct MaxPool {
-  std::int64_t kernel_h, kernel_w, stride_h, stride_w, pad_top, pad_left;
-  std::int64_t out_h, out_w;
+  std::int64_t kernel_h = 0, kernel_w = 0, stride_h = 0, stride_w = 0, pad_top = 0, pad_left = 0;
+  std::int64_t out_h = 0, out_w = 0;
 };
 
 // Some filters' rows of finished outputs, to the rows of their windows.
