@@ -21,7 +21,7 @@ class GuardedBytes {
   // Gives `bytes` bytes that end right before an unreadable page, or else begin right after one.
   // They hold NaN of every type, and so do some bytes past their other end.
   std::uint8_t* place(std::int64_t bytes, bool at_end) {
-    if (bytes > capacity_) map(bytes);
+    if (bytes > capacity_ || capacity_ == 0) map(bytes > 0 ? bytes : 1);
     bytes_ = bytes;
     data_ = first_ + (at_end ? capacity_ - bytes : 0);
     const std::int64_t left = capacity_ - bytes;

@@ -176,16 +176,9 @@ struct MaxPoolJob {
   std::int64_t first_row;  // of the first window; may be negative
   std::int64_t out_rows;   // rows of windows
   void* output;            // the first filter's first; filters are out_h * out_w apart
-  float* line;             // scratch of max_pool_line() floats
+  float* line;             // scratch memory for a row
+  std::int64_t line_floats;
 };
-
-// A row with what its windows reach on both sides, and vectors that start at the last window.
-constexpr std::int64_t max_pool_line(const MaxPool& pool, std::int64_t width) {
-  constexpr std::int64_t kWidestVectors = 2 * 16;
-  const std::int64_t windows = (pool.out_w + 15) / 16 * 16 * pool.stride_w;
-  const std::int64_t row = pool.pad_left + width;
-  return (windows > row ? windows : row) + pool.kernel_w + kWidestVectors;
-}
 
 // ---- an instruction set's table -------------------------------------------------------------
 
@@ -203,7 +196,7 @@ struct Conv2dKernels {
   PixelTiles one_filter_tiles;  // for groups of one filter and more than four channels
   PixelTiles pixel_tiles;       // for groups of more filters and more than four channels
   PixelTiles narrow_tiles;      // for the others
-  PixelTiles unpruned_tiles;    // for groups of one filter where none is pruned
+  PixelTiles unpruned_tiles;    // for groups of one filter where none is pruned, float32
   // Whether `inside` costs next to nothing, so that edges of the input need no copy.
   bool masks_are_cheap[kDTypeCount];
   void (*gather_planes[kDTypeCount])(const PlanesJob& job);

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 
 #include "kernels/conv2d/finish_generic.h"
 #include "kernels/conv2d/kernel.h"
@@ -69,8 +68,7 @@ template <class V, class T>
 void max_pool(const MaxPoolJob& shared) {
   const MaxPoolJob job = shared;
   const MaxPool& pool = job.pool;
-  const std::int64_t floats = max_pool_line(pool, job.width);
-  for (std::int64_t i = 0; i < floats; ++i) job.line[i] = -std::numeric_limits<float>::infinity();
+  for (std::int64_t i = 0; i < job.line_floats; ++i) job.line[i] = -__builtin_inff();
   auto* to = static_cast<T*>(job.output);
   for (std::int64_t filter = 0; filter < job.filters; ++filter) {
     const float* rows = job.rows + filter * job.filter_pitch;

@@ -219,10 +219,18 @@ const PixelTiles& tiles_for(const Conv2dProblem& problem, Isa isa) {
     return *pairs;
   }
   const Conv2dKernels& kernels = kernels_for(isa);
-  if (is_unpruned(weight)) return kernels.unpruned_tiles;
+  if (problem.dtype == DType::float32 && is_unpruned(weight)) return kernels.unpruned_tiles;
   return weight.grid.channels <= 4  ? kernels.narrow_tiles
          : weight.grid.filters == 1 ? kernels.one_filter_tiles
                                     : kernels.pixel_tiles;
+}
+
+// A row with what its windows reach on both sides, and vectors that start at the last window.
+std::int64_t max_pool_line(const MaxPool& pool, std::int64_t width) {
+  constexpr std::int64_t kWidestVectors = 2 * 16;
+  const std::int64_t windows = (pool.out_w + 15) / 16 * 16 * pool.stride_w;
+  const std::int64_t row = pool.pad_left + width;
+  return (windows > row ? windows : row) + pool.kernel_w + kWidestVectors;
 }
 
 // Adds to a slot what max pooling needs.
@@ -607,6 +615,7 @@ void run_pooled_filters(const Filters& filters, ItemWork& work) {
   job.filters = filters.end - filters.first;
   job.width = item.cols;
   job.line = reinterpret_cast<float*>(work.slot + plan.pool_line_at);
+  job.line_floats = max_pool_line(pool, problem.out_w);
   const std::int64_t plane = item.image * problem.weight.shape.out_channels + filters.first;
   std::int64_t begin = 0, end = 0;  // rows of the item that are in the strip
   for (std::int64_t y = 0; y < item.pooled_rows; y += job.out_rows) {

@@ -407,7 +407,7 @@ void accumulate_columns(ColumnsJob& shared) {
 // ---- all columns of a tile, where nothing is pruned ---------------------------------------------
 
 // sums[f] = weights * activations for kFilters filters from `filter` on, which stay in registers.
-template <class V, int kVectors, int kFilters, class T>
+template <class V, int kVectors, int kFilters>
 L1SPARSE_INLINE void accumulate_unpruned_filters(const ColumnsJob& job, std::int64_t filter) {
   constexpr int kOutputs = kVectors * V::kLanes;
   constexpr std::uint64_t kAll = ~std::uint64_t{0} >> (64 - kOutputs);
@@ -437,7 +437,7 @@ L1SPARSE_INLINE void accumulate_unpruned_filters(const ColumnsJob& job, std::int
     const std::uint64_t inside = job.inside == nullptr ? kAll : job.inside[tap] & kAll;
     if (++tap == job.taps) tap = 0;
     const float* weight = column_weight;
-    const T* activation = static_cast<const T*>(job.tile) + job.column_offset[column];
+    const float* activation = static_cast<const float*>(job.tile) + job.column_offset[column];
     std::int64_t channels =
         column >= job.columns - job.taps ? job.last_channels : job.group_channels;
     typename V::Reg x[kVectors];
@@ -467,15 +467,15 @@ L1SPARSE_INLINE void accumulate_unpruned_filters(const ColumnsJob& job, std::int
 }
 
 // As accumulate_columns, for groups of one filter of which none is pruned.
-template <class V, int kVectors, int kFilters, class T>
+template <class V, int kVectors, int kFilters>
 void accumulate_unpruned(ColumnsJob& shared) {
   const ColumnsJob job = shared;
   std::int64_t filter = job.first_filter;
   for (; filter + kFilters <= job.end_filter; filter += kFilters) {
-    accumulate_unpruned_filters<V, kVectors, kFilters, T>(job, filter);
+    accumulate_unpruned_filters<V, kVectors, kFilters>(job, filter);
   }
   for (; filter < job.end_filter; ++filter) {
-    accumulate_unpruned_filters<V, kVectors, 1, T>(job, filter);
+    accumulate_unpruned_filters<V, kVectors, 1>(job, filter);
   }
   shared.ran = L1SPARSE_KERNEL_ISA;
 }
@@ -505,15 +505,13 @@ void accumulate_unpruned(ColumnsJob& shared) {
     }                                                                        \
   }
 
-// A tile of kVectors of V, for the tables of what is not pruned; registers hold the sums of
-// kFilters filters.
-#define L1SPARSE_UNPRUNED_TILE(V, kVectors, kFilters, cost)      \
-  {                                                              \
-    kVectors *V::kLanes, false, cost, {                          \
-      &accumulate_unpruned<V, kVectors, kFilters, float>,        \
-          &accumulate_unpruned<V, kVectors, kFilters, BFloat16>, \
-          &accumulate_unpruned<V, kVectors, kFilters, Float16>   \
-    }                                                            \
+// A tile of kVectors of V, for the tables of what is not pruned, which are for float32; registers
+// hold the sums of kFilters filters.
+#define L1SPARSE_UNPRUNED_TILE(V, kVectors, kFilters, cost)         \
+  {                                                                 \
+    kVectors *V::kLanes, false, cost, {                             \
+      &accumulate_unpruned<V, kVectors, kFilters>, nullptr, nullptr \
+    }                                                               \
   }
 
 #define L1SPARSE_PIXEL_TILES(array, with_lone) {array, sizeof(array) / sizeof(array[0]), with_lone}
