@@ -8,7 +8,6 @@ before a classifier runs in the same call.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -104,10 +103,10 @@ def _averages_all(pool: nn.Module | None) -> bool:
 
 def _flattens(model: fx.GraphModule, node: fx.Node) -> bool:
     """Whether `node` makes ``[N, C]`` of ``[N, C, 1, 1]``."""
-    arguments: tuple[Any, ...] = (*node.args[1:], *node.kwargs.values())
     if node.op == "call_module":
         flatten = module_of(model, node)
-        return isinstance(flatten, nn.Flatten) and flatten.start_dim == 1
+        return isinstance(flatten, nn.Flatten) and (flatten.start_dim, flatten.end_dim) == (1, -1)
     by_function = node.op == "call_function" and node.target is torch.flatten
     by_method = node.op == "call_method" and node.target == "flatten"
-    return (by_function or by_method) and arguments == (1,)
+    arguments = node.args[1:], dict(node.kwargs)
+    return (by_function or by_method) and arguments in (((1,), {}), ((), {"start_dim": 1}))

@@ -134,6 +134,12 @@ def test_another_pooling_is_not_merged(pool: nn.Module) -> None:
     assert steps(net) == 3
 
 
+def test_another_flattening_is_not_merged() -> None:
+    for flatten in (lambda x: torch.flatten(x, end_dim=1), nn.Flatten(1, 2), lambda x: x.flatten()):
+        net = traced(Net(nn.AdaptiveAvgPool2d(1), flatten))
+        assert steps(net) == 3
+
+
 def test_what_something_else_reads_is_not_merged() -> None:
     net = network()
     flatten = next(n for n in net.graph.nodes if n.target is torch.flatten)
