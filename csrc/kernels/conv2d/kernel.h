@@ -139,6 +139,7 @@ struct ColumnsJob {
   std::int64_t first_filter, end_filter;  // filters of the block to work on
   std::int64_t sums_pitch;                // floats from the sums of one filter to the next
   float* sums;                            // [filters of the block][sums_pitch]
+  const float* bias;                      // [filters of the block], what sums start from, or null
   float* lone_lanes;  // [filters of the block][kLoneLanes], of a tile with a lone output
   // What the outputs of the first filter will be written to, of which so many bytes are brought
   // near while sums are computed, and likewise for the next filters; null: nothing is.

@@ -5,11 +5,12 @@
 // is gathered into planes once; then, for each filter block and each tile of the band, the tile's
 // activations are brought to registers column by column, and every filter of the block that kept
 // the column adds its products to its sums. The sums of a tile and block stay in the nearest
-// cache and are finished into the output; with max pooling, a *strip* of the band after the other
-// into scratch memory, and what its windows give into the output. Where outputs and inputs of a
-// channel already lie alike, the input is read in place. Bands, or ranges of filters, are what
-// threads share out.
+// cache and are finished into the output, unless they are the output; with max pooling, a *strip*
+// of the band after the other into scratch memory, and what its windows give into the output. Where
+// outputs and inputs of a channel already lie alike, the input is read in place. Bands, or ranges
+// of filters, are what threads share out.
 #include <algorithm>
+#include <numeric>
 
 #include "kernels/conv2d/plan.h"
 
@@ -34,6 +35,10 @@ constexpr std::int64_t kPooledBytes = 256 * 1024;
 // written. With several taps there is the time to bring them there meanwhile; with one, asking for
 // them costs more than it saves.
 constexpr std::int64_t kFarOutputBytes = 512 * 1024;
+// Sums in the output save a pass over it. Where they start within a cache line, which makes every
+// addition to them slower, they pay if a filter has so few columns of up to 8 channels, on average.
+constexpr std::int64_t kLineFloats = 16;
+constexpr std::int64_t kFewAdditions = 4;
 // So many times the narrowest tile are cut into tiles in the best way; more start with the fastest.
 constexpr std::int64_t kPlannedUnits = 16;
 
@@ -183,6 +188,18 @@ void plan_bands(const Conv2dProblem& problem, std::int64_t threads, Plan* plan) 
   }
   plan->band_rows = ceil_div(problem.out_h, plan->bands_y);
   plan->bands_y = ceil_div(problem.out_h, plan->band_rows);
+  if (threads == 1 && plan->bands_y > 1) {
+    // Then the next band's outputs begin with a cache line.
+    const std::int64_t step = kLineFloats / std::gcd(kLineFloats, problem.out_w);
+    const std::int64_t more = round_up(plan->band_rows, step);
+    const std::int64_t fewer = plan->band_rows / step * step;
+    if (fits(more, problem.out_w)) {
+      plan->band_rows = more;
+    } else if (fewer > 0) {
+      plan->band_rows = fewer;
+    }
+    plan->bands_y = ceil_div(problem.out_h, plan->band_rows);
+  }
   if (pools) {  // bands of whole windows, that share rows where windows do
     const MaxPool& pool = problem.pool;
     plan->pooled_rows = ceil_div(pool.out_h, smaller(plan->bands_y, pool.out_h));
@@ -340,9 +357,22 @@ struct Run {
   const std::int64_t* tap_end;    // inside the input
   const std::int64_t* column_offsets;
   std::int64_t channel_pitch;
+  bool sums_in_output;  // where the tile is not wider than what is left of the outputs
   char* workspace;
   const char** ran;
 };
+
+// Whether sums are what the output will be, and gain by being there from the beginning.
+bool sums_fit_output(const Conv2dProblem& problem, const Conv2dTensors& tensors) {
+  if (tensors.residual != nullptr || problem.activation != Activation::none ||
+      problem.dtype != DType::float32 || problem.channels_last || problem.pool.kernel_h != 0) {
+    return false;
+  }
+  const PackedView& weight = problem.weight;
+  return problem.out_h * problem.out_w % kLineFloats == 0 ||
+         weight.kept_groups * ceil_div(weight.grid.channels, 8) <=
+             weight.grid.filter_groups * kFewAdditions;
+}
 
 // A piece of work: one image, one convolution group, a rectangle of outputs, a range of filters.
 struct Item {
@@ -501,7 +531,6 @@ ColumnsJob columns_job(const Run& run, char* slot) {
   job.column_offset = run.column_offsets;
   job.channel_pitch = run.channel_pitch;
   auto* const sums = reinterpret_cast<float*>(slot + run.plan.sums_at);
-  job.sums_pitch = run.plan.sums_pitch;
   job.lone_lanes = sums + run.plan.block_filters * run.plan.sums_pitch;
   return job;
 }
@@ -529,6 +558,8 @@ void begin_filters(const Filters& filters, ItemWork& work) {
                                  reinterpret_cast<std::uint32_t*>(work.slot + plan.entries_at));
   work.job.entries_begin = entries.begin;
   work.job.entries_end = entries.end;
+  const float* const bias = work.run.tensors.bias;
+  work.job.bias = bias == nullptr ? nullptr : bias + filters.block_first;
   work.job.first_filter_group = static_cast<std::uint32_t>(block * weight.block_groups);
   work.job.first_filter = filters.first - filters.block_first;
   work.job.end_filter = filters.end - filters.block_first;
@@ -572,27 +603,36 @@ void run_filters(const Filters& filters, const Outputs& outputs, ItemWork& work)
   auto* const sums = reinterpret_cast<float*>(work.slot + plan.sums_at);
   const DType finished = problem.pool.kernel_h == 0 ? problem.dtype : DType::float32;
   for (std::int64_t at = outputs.begin; at < outputs.end;) {
-    const std::int64_t start = at;
-    while (at < outputs.end) {
-      const PixelTile& tile = lone ? *plan.with_lone : tile_for(plan, outputs.end - at);
-      if (at > start && at - start + tile.outputs > plan.stretch) break;
-      const std::int64_t count = smaller(tile.outputs, outputs.end - at);
+    const std::int64_t start = at, left = outputs.end - start;
+    FinishJob finish = finish_from(work, filters.first, start, outputs.strip_row);
+    const PixelTile* tile = lone ? plan.with_lone : &tile_for(plan, left);
+    const bool in_output = run.sums_in_output && tile->outputs <= left;
+    job.sums_pitch = in_output ? finish.filter_stride : plan.sums_pitch;
+    float* const first_sums =
+        in_output ? static_cast<float*>(finish.output) - job.first_filter * job.sums_pitch : sums;
+    const std::int64_t stretch = in_output ? tile->outputs : plan.stretch;
+    do {
+      const std::int64_t count = smaller(tile->outputs, outputs.end - at);
       const std::int64_t position = item.out_y * problem.out_w + item.out_x + at;
       if (job.inside != nullptr) find_inside(run, position, count, work.inside);
       job.tile = in_place ? input_of(run, item) + position * size_of(problem.dtype)
                           : reinterpret_cast<const char*>(planes + at);
-      job.sums = sums + (at - start);
-      if (plan.outputs_ahead) {
-        const FinishJob to = finish_from(work, filters.first, at, outputs.strip_row);
-        job.output = static_cast<const char*>(to.output);
-        job.output_pitch = to.filter_stride * size_of(problem.dtype);
-        job.output_bytes = count * size_of(problem.dtype);
+      job.sums = first_sums + (at - start);
+      job.output = nullptr;
+      if (plan.outputs_ahead && !in_output) {
+        const std::int64_t bytes = size_of(problem.dtype);
+        job.output = static_cast<const char*>(finish.output) + (at - start) * bytes;
+        job.output_pitch = finish.filter_stride * bytes;
+        job.output_bytes = count * bytes;
       }
-      tile.accumulate[static_cast<int>(in_place ? problem.dtype : DType::float32)](job);
+      tile->accumulate[static_cast<int>(in_place ? problem.dtype : DType::float32)](job);
       at += count;
-    }
-    FinishJob finish = finish_from(work, filters.first, start, outputs.strip_row);
-    finish.sums = sums + (filters.first - filters.block_first) * plan.sums_pitch;
+      if (at == outputs.end) break;
+      tile = &tile_for(plan, outputs.end - at);
+    } while (at - start + tile->outputs <= stretch);
+    if (in_output) continue;
+    finish.bias = nullptr;  // it is in the sums
+    finish.sums = sums + job.first_filter * plan.sums_pitch;
     finish.sums_pitch = plan.sums_pitch;
     finish.filters = filters.end - filters.first;
     finish.tile_cols = finish.cols = at - start;
@@ -721,8 +761,20 @@ Status pixels_conv2d(const Conv2dProblem& problem, const Conv2dTensors& tensors,
       }
     }
   }
-  Run run{problem,   tensors, kernels_for(isa), plan,          rows, set_cols, sets,
-          tap_begin, tap_end, column_offsets,   channel_pitch, base, ran};
+  Run run{problem,
+          tensors,
+          kernels_for(isa),
+          plan,
+          rows,
+          set_cols,
+          sets,
+          tap_begin,
+          tap_end,
+          column_offsets,
+          channel_pitch,
+          sums_fit_output(problem, tensors),
+          base,
+          ran};
   parallel.for_each(plan.slots, run_slot, &run);
   return {};
 }

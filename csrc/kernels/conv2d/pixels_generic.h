@@ -351,6 +351,11 @@ struct KeepSums {
 
 // ---- all columns of a tile ------------------------------------------------------------------
 
+// What the sums of a filter of the block start from.
+inline float bias_of(const ColumnsJob& job, std::int64_t filter) {
+  return job.bias == nullptr ? 0.0f : job.bias[filter];
+}
+
 // By a way to add one of them.
 template <class V, class E, int kVectors, bool kLone, class Way, class T>
 void accumulate_columns(ColumnsJob& shared) {
@@ -359,8 +364,9 @@ void accumulate_columns(ColumnsJob& shared) {
   const std::int64_t begin = job.first_filter, end = job.end_filter;
   constexpr std::int64_t kOutputs = kVectors * V::kLanes;
   for (std::int64_t i = begin; i < end; ++i) {
+    const typename V::Reg bias = V::broadcast(bias_of(job, i));
     for (int v = 0; v < kVectors; ++v) {
-      V::store(job.sums + i * job.sums_pitch + v * V::kLanes, V::zero());
+      V::store(job.sums + i * job.sums_pitch + v * V::kLanes, bias);
     }
   }
   if constexpr (kLone) {
@@ -397,7 +403,7 @@ void accumulate_columns(ColumnsJob& shared) {
       float sums[E::kBatch];
       E::store(sums, E::sum_lanes(lanes));
       for (std::int64_t i = 0; i < E::kBatch && first + i < end; ++i) {
-        job.sums[(first + i) * job.sums_pitch + kOutputs] = sums[i];
+        job.sums[(first + i) * job.sums_pitch + kOutputs] = bias_of(job, first + i) + sums[i];
       }
     }
   }
@@ -415,8 +421,9 @@ L1SPARSE_INLINE void accumulate_unpruned_filters(const ColumnsJob& job, std::int
   typename V::Reg acc[kFilters][kVectors];
 #pragma GCC unroll 8
   for (int f = 0; f < kFilters; ++f) {
+    const typename V::Reg bias = V::broadcast(bias_of(job, filter + f));
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) acc[f][v] = V::zero();
+    for (int v = 0; v < kVectors; ++v) acc[f][v] = bias;
   }
   const auto add = [&](const float* weight, const typename V::Reg(&x)[kVectors])
                        __attribute__((always_inline)) {
