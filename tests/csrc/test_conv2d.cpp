@@ -183,6 +183,30 @@ void test_large_problems() {
   }
 }
 
+// Maps of whole cache lines, whose sums may be in the output; groups of filters that reach into
+// another group of the convolution, whose outputs are not theirs.
+void test_maps_of_whole_cache_lines() {
+  Random random(16);
+  for (const std::int64_t group_filters : {1, 4, 16}) {
+    for (const auto& [height, width] : {std::pair{4, 4}, std::pair{20, 20}}) {
+      const std::int64_t columns = 9 * 3;  // of three channel groups
+      const WeightShape shape{34, 10, 3, 3, group_filters, 4};
+      std::vector<std::uint8_t> grid_mask(
+          static_cast<std::size_t>((33 / group_filters + 1) * columns));
+      for (std::uint8_t& kept : grid_mask) kept = random.chance(0.4);
+      Owned owned(random, shape, std::move(grid_mask));
+      owned.problem.groups = 2;
+      owned.problem.in_channels = 20;
+      owned.problem.pad_top = owned.problem.pad_left = 1;
+      owned.bias = reference::random_values(random, shape.out_channels);
+      set_input(owned, random, height, width);
+      owned.set_output_size();
+      check_everywhere(owned, "groups of " + std::to_string(group_filters) + " filters, " +
+                                  std::to_string(height) + " rows");
+    }
+  }
+}
+
 // Only the second output of an axis lies on the input: at its first pixel.
 void test_largest_stride() {
   Random random(14);
@@ -437,13 +461,14 @@ void test_bad_poolings_are_refused() {
 void test_packed_bytes_that_change_stay_inside_their_bounds() {
   Random random(21);
   for (const double density : {1.0, 0.5}) {
+    const std::int64_t size = density == 1.0 ? 6 : 4;  // sums in the output where a map fills lines
     for (const std::int64_t groups : {1, 3}) {
       const WeightShape shape{groups * 96, 8, 3, 3, 1, 8};
       Owned owned(random, shape, reference::random_grid_mask(random, shape, density));
       owned.problem.groups = groups;
       owned.problem.in_channels = groups * 8;
       owned.problem.pad_top = owned.problem.pad_left = 1;
-      set_input(owned, random, 6, 6);
+      set_input(owned, random, size, size);
       owned.set_output_size();
       for (const Strategy strategy : reference::strategies()) {
         AlignedBytes& packed = owned.packed[static_cast<std::size_t>(strategy)];
@@ -497,6 +522,7 @@ void test_output_size() {
 
 int main() {
   test_large_problems();
+  test_maps_of_whole_cache_lines();
   test_largest_stride();
   test_empty_input();
   test_uneven_padding();

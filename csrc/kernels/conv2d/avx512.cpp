@@ -18,20 +18,27 @@ constexpr PixelTile kPixelTiles[] = {
     L1SPARSE_PIXEL_TILE(F32x16, 3, 8, 2, 600), L1SPARSE_PIXEL_TILE(F32x16, 2, 8, 2, 412),
     L1SPARSE_PIXEL_TILE(F32x16, 1, 8, 2, 225), L1SPARSE_PIXEL_TILE(F32x8, 3, 8, 2, 350),
     L1SPARSE_PIXEL_TILE(F32x8, 1, 8, 2, 160)};
+constexpr PixelTile kOneFilterTiles[] = {
+    L1SPARSE_ONE_FILTER_TILE(F32x16, F32x16, 3, false, 8, 2, 600),
+    L1SPARSE_ONE_FILTER_TILE(F32x16, F32x16, 2, false, 8, 2, 412),
+    L1SPARSE_ONE_FILTER_TILE(F32x16, F32x16, 1, false, 8, 2, 225),
+    L1SPARSE_ONE_FILTER_TILE(F32x8, F32x8, 3, false, 8, 2, 350),
+    L1SPARSE_ONE_FILTER_TILE(F32x8, F32x8, 1, false, 8, 2, 160)};
 constexpr PixelTile kNarrowTiles[] = {
     L1SPARSE_PIXEL_TILE(F32x16, 4, 4, 1, 800), L1SPARSE_PIXEL_TILE(F32x16, 3, 4, 1, 610),
     L1SPARSE_PIXEL_TILE(F32x16, 2, 4, 1, 430), L1SPARSE_PIXEL_TILE(F32x16, 1, 4, 1, 250),
     L1SPARSE_PIXEL_TILE(F32x8, 3, 4, 1, 370),  L1SPARSE_PIXEL_TILE(F32x8, 1, 4, 1, 180)};
 constexpr PixelTile kPixelLone = L1SPARSE_LONE_TILE(F32x16, F32x8, 3, 8, 2, 630);
+constexpr PixelTile kOneFilterLone = L1SPARSE_ONE_FILTER_TILE(F32x16, F32x8, 3, true, 8, 2, 630);
 constexpr PixelTile kNarrowLone = L1SPARSE_LONE_TILE(F32x16, F32x8, 3, 4, 1, 640);
 constexpr PixelTile kUnprunedTiles[] = {
     L1SPARSE_UNPRUNED_TILE(F32x16, 4, 4, 800), L1SPARSE_UNPRUNED_TILE(F32x16, 2, 8, 430),
     L1SPARSE_UNPRUNED_TILE(F32x16, 1, 8, 250), L1SPARSE_UNPRUNED_TILE(F32x8, 1, 8, 180)};
 }  // namespace
 
-const Conv2dKernels conv2d_avx512 =
-    L1SPARSE_CONV2D_KERNELS(F32x16, F32x16, kTiles, L1SPARSE_PIXEL_TILES(kPixelTiles, &kPixelLone),
-                            L1SPARSE_PIXEL_TILES(kPixelTiles, &kPixelLone),
-                            L1SPARSE_PIXEL_TILES(kNarrowTiles, &kNarrowLone),
-                            L1SPARSE_PIXEL_TILES(kUnprunedTiles, nullptr), true, true, true);
+const Conv2dKernels conv2d_avx512 = L1SPARSE_CONV2D_KERNELS(
+    F32x16, F32x16, kTiles, L1SPARSE_PIXEL_TILES(kOneFilterTiles, &kOneFilterLone),
+    L1SPARSE_PIXEL_TILES(kPixelTiles, &kPixelLone),
+    L1SPARSE_PIXEL_TILES(kNarrowTiles, &kNarrowLone), L1SPARSE_PIXEL_TILES(kUnprunedTiles, nullptr),
+    true, true, true);
 }  // namespace l1sparse

@@ -41,7 +41,7 @@ L1SPARSE_INLINE void add_pairs(const ColumnsJob& job, ColumnWork<T>& work) {
       }
     }
   }
-  add_to_sums<V, E, kVectors, kLone, kChannels>(
+  add_to_sums<V, E, kVectors, kLone, kChannels, 0>(
       job, work,
       [&](const float* weight, typename V::Reg(&acc)[kVectors]) __attribute__((always_inline)) {
         // Beside a lone output it is the slower way (docs/kernels.md).

@@ -369,6 +369,8 @@ bool sums_fit_output(const Conv2dProblem& problem, const Conv2dTensors& tensors)
     return false;
   }
   const PackedView& weight = problem.weight;
+  // Sums of filters that fill up the last group have no place there.
+  if (weight.shape.out_channels / problem.groups % weight.grid.filters != 0) return false;
   return problem.out_h * problem.out_w % kLineFloats == 0 ||
          weight.kept_groups * ceil_div(weight.grid.channels, 8) <=
              weight.grid.filter_groups * kFewAdditions;

@@ -37,8 +37,10 @@ L1SPARSE_INLINE typename E::Reg channels_of(const T* from, std::int64_t channel_
 }
 
 // For every filter that kept the column: `add_products(weight, acc)` adds what its kChannels
-// weights and the tile's activations give to its sums. Moves `work` on by these channels.
-template <class V, class E, int kVectors, bool kLone, int kChannels, class T, class AddProducts>
+// weights and the tile's activations give to its sums. Moves `work` on by these channels. Groups
+// have kGroupFilters filters; 0: job.group_filters.
+template <class V, class E, int kVectors, bool kLone, int kChannels, int kGroupFilters, class T,
+          class AddProducts>
 L1SPARSE_INLINE void add_to_sums(const ColumnsJob& job, ColumnWork<T>& work,
                                  const AddProducts& add_products) {
   const std::int64_t channel_pitch = job.channel_pitch;
@@ -49,7 +51,8 @@ L1SPARSE_INLINE void add_to_sums(const ColumnsJob& job, ColumnWork<T>& work,
       lone_x = channels_of<E, kChannels>(work.activation + kOutputs, channel_pitch);
     }
   }
-  const std::int64_t group_filters = job.group_filters, group_channels = job.group_channels;
+  const std::int64_t group_filters = kGroupFilters != 0 ? kGroupFilters : job.group_filters;
+  const std::int64_t group_channels = job.group_channels;
   float* const lone_of_zero = job.lone_lanes - job.first_filter_group * group_filters * kLoneLanes;
   const std::int64_t sums_pitch = job.sums_pitch, group_pitch = group_filters * sums_pitch;
   float* const sums_of_zero = job.sums - job.first_filter_group * group_pitch;
@@ -107,7 +110,8 @@ L1SPARSE_INLINE void add_kept(const float* weight, const typename V::Reg (&x)[kC
 
 // sums[filter] += weights * activations, for kChannels channels of one column and every filter that
 // kept it; moves `work` on by these channels.
-template <class V, class E, int kVectors, bool kLone, int kChannels, int kChains, class T>
+template <class V, class E, int kVectors, bool kLone, int kChannels, int kChains, int kGroupFilters,
+          class T>
 L1SPARSE_INLINE void add_channels(const ColumnsJob& job, ColumnWork<T>& work) {
   constexpr int kOutputs = kVectors * V::kLanes;
   constexpr std::uint64_t kAll = ~std::uint64_t{0} >> (64 - kOutputs);
@@ -131,7 +135,7 @@ L1SPARSE_INLINE void add_channels(const ColumnsJob& job, ColumnWork<T>& work) {
       }
     }
   }
-  add_to_sums<V, E, kVectors, kLone, kChannels>(
+  add_to_sums<V, E, kVectors, kLone, kChannels, kGroupFilters>(
       job, work,
       [&](const float* weight, typename V::Reg(&acc)[kVectors]) __attribute__((always_inline)) {
         add_kept<V, kVectors, kChannels, (kChains < kChannels ? kChains : kChannels)>(weight, x,
@@ -181,20 +185,25 @@ class OutputsAhead {
 
 // The channels that do not fill the registers: a function of its own, so that it takes none from
 // the ones that do.
-template <class V, class E, int kVectors, bool kLone, int kMaxChannels, int kChains, class T>
+template <class V, class E, int kVectors, bool kLone, int kMaxChannels, int kChains,
+          int kGroupFilters, class T>
 __attribute__((noinline)) void add_last_channels(const ColumnsJob& job, ColumnWork<T> work,
                                                  std::int64_t channels) {
   if constexpr (kMaxChannels > 4) {
-    if ((channels & 4) != 0) add_channels<V, E, kVectors, kLone, 4, kChains, T>(job, work);
+    if ((channels & 4) != 0)
+      add_channels<V, E, kVectors, kLone, 4, kChains, kGroupFilters, T>(job, work);
   }
-  if ((channels & 2) != 0) add_channels<V, E, kVectors, kLone, 2, kChains, T>(job, work);
-  if ((channels & 1) != 0) add_channels<V, E, kVectors, kLone, 1, kChains, T>(job, work);
+  if ((channels & 2) != 0)
+    add_channels<V, E, kVectors, kLone, 2, kChains, kGroupFilters, T>(job, work);
+  if ((channels & 1) != 0)
+    add_channels<V, E, kVectors, kLone, 1, kChains, kGroupFilters, T>(job, work);
 }
 
 // A way to add a column: the activations of kMaxChannels channels stay in registers, and an
 // output's products are summed up in kChains sums, so that few of them wait for each other. E holds
-// the channels of a lone output, if there is one.
-template <class V, class E, int kVectors, bool kLone, int kMaxChannels, int kChains>
+// the channels of a lone output, if there is one. kGroupFilters: as for add_to_sums.
+template <class V, class E, int kVectors, bool kLone, int kMaxChannels, int kChains,
+          int kGroupFilters = 0>
 struct KeepActivations {
   static_assert(!kLone || (E::kLanes == kLoneLanes && kMaxChannels <= E::kLanes));
 
@@ -202,10 +211,11 @@ struct KeepActivations {
   L1SPARSE_INLINE static void add_column(const ColumnsJob& job, ColumnWork<T> work,
                                          std::int64_t channels) {
     for (; channels >= kMaxChannels; channels -= kMaxChannels) {
-      add_channels<V, E, kVectors, kLone, kMaxChannels, kChains, T>(job, work);
+      add_channels<V, E, kVectors, kLone, kMaxChannels, kChains, kGroupFilters, T>(job, work);
     }
     if (channels != 0) {
-      add_last_channels<V, E, kVectors, kLone, kMaxChannels, kChains, T>(job, work, channels);
+      add_last_channels<V, E, kVectors, kLone, kMaxChannels, kChains, kGroupFilters, T>(job, work,
+                                                                                        channels);
     }
   }
 };
@@ -500,6 +510,22 @@ void accumulate_unpruned(ColumnsJob& shared) {
 #define L1SPARSE_LONE_TILE(V, E, kVectors, kMaxChannels, kChains, cost) \
   L1SPARSE_TILE_OF(V, E, kVectors, true, cost,                          \
                    KeepActivations<V, E, kVectors, true, kMaxChannels, kChains>)
+// One of both for groups of one filter; float32, for which it pays, goes without the loop over a
+// group's filters.
+#define L1SPARSE_ONE_FILTER_TILE(V, E, kVectors, kLone, kMaxChannels, kChains, cost)         \
+  {                                                                                          \
+    kVectors *V::kLanes + kLone, kLone, cost, {                                              \
+      &accumulate_columns<V, E, kVectors, kLone,                                             \
+                          KeepActivations<V, E, kVectors, kLone, kMaxChannels, kChains, 1>,  \
+                          float>,                                                            \
+          &accumulate_columns<V, E, kVectors, kLone,                                         \
+                              KeepActivations<V, E, kVectors, kLone, kMaxChannels, kChains>, \
+                              BFloat16>,                                                     \
+          &accumulate_columns<V, E, kVectors, kLone,                                         \
+                              KeepActivations<V, E, kVectors, kLone, kMaxChannels, kChains>, \
+                              Float16>                                                       \
+    }                                                                                        \
+  }
 #define L1SPARSE_FILTERS_TILE(V, kVectors, kFilters, cost) \
   L1SPARSE_TILE_OF(V, V, kVectors, false, cost, KeepSums<V, kVectors, kFilters>)
 // The last argument is the way, whose name has commas.
