@@ -1,0 +1,303 @@
+// SPDX-License-Identifier: MIT
+#include "kernels/conv2d/pixels_plan.h"
+
+#include <numeric>
+
+namespace l1sparse {
+namespace {
+
+// Plane bytes of a band: half of a common 1 MiB second-level cache; weights stream past it.
+constexpr std::int64_t kBandBytes = 512 * 1024;
+// A band should have this many outputs before threads take filters instead of bands.
+constexpr std::int64_t kMinBandOutputs = 96;
+// Each part of the filters gathers the input again, so a part should be worth it.
+constexpr std::int64_t kMinPartFilters = 32;
+// Outputs below which an image counts as small.
+constexpr std::int64_t kSmallMap = 512;
+// Where a filter has few columns to sum up, the last step is much of the work. Every filter's
+// outputs lie on memory pages of their own, so it then takes about so many outputs together.
+constexpr std::int64_t kFewColumns = 32;
+constexpr std::int64_t kStretchOutputs = 96;
+// Bytes of a strip, about: a quarter of such a cache.
+constexpr std::int64_t kPooledBytes = 256 * 1024;
+// Outputs of so many bytes, half of a second-level cache, are not in the caches when they are
+// written. With several taps there is the time to bring them there meanwhile; with one, asking for
+// them costs more than it saves.
+constexpr std::int64_t kFarOutputBytes = 512 * 1024;
+// Sums in the output save a pass over it. Where they start within a cache line, which makes every
+// addition to them slower, they pay if a filter has so few columns of up to 8 channels, on average.
+constexpr std::int64_t kLineFloats = 16;
+constexpr std::int64_t kFewAdditions = 4;
+
+// Floats of a band's input. A tile may read up to its width past the last output.
+std::int64_t band_floats(const Conv2dProblem& problem, const PixelsPlan& plan, std::int64_t rows,
+                         std::int64_t cols) {
+  const WeightShape& shape = problem.weight.shape;
+  const std::int64_t panel_rows =
+      axis_extent_bound(rows, shape.kernel_h, problem.dilation_h, problem.stride_h);
+  if (plan.source == Source::in_place) {
+    return checked_mul(shape.in_channels, checked_mul(panel_rows, cols));
+  }
+  const std::int64_t sets =
+      plan.source == Source::by_tap ? shape.kernel_w : smaller(shape.kernel_w, problem.stride_w);
+  const std::int64_t planes = checked_mul(sets, shape.in_channels);
+  return checked_add(checked_mul(planes, plane_pitch(panel_rows, cols)), plan.widest);
+}
+
+// The cheapest way to cover every number of units; tiles may reach past the last output.
+TileChoice choose_tiles(const PixelTiles& tiles, std::int64_t unit) {
+  TileChoice choice{};
+  std::int64_t cost[kPlannedUnits + 1] = {};
+  for (std::int64_t units = 1; units <= kPlannedUnits; ++units) {
+    for (int t = 0; t < tiles.count; ++t) {
+      const PixelTile& tile = tiles.tiles[t];
+      const std::int64_t total = tile.cost + cost[larger(0, units - tile.outputs / unit)];
+      if (choice.first[units] == nullptr || total < cost[units]) {
+        choice.first[units] = &tile;
+        cost[units] = total;
+      }
+    }
+  }
+  return choice;
+}
+
+void plan_tiles(const PixelTiles& tiles, PixelsPlan* plan) {
+  plan->widest = 0;
+  for (int t = 0; t < tiles.count; ++t) {
+    plan->widest = larger(plan->widest, tiles.tiles[t].outputs);
+  }
+  plan->unit = tiles.tiles[tiles.count - 1].outputs;
+  plan->tiles = choose_tiles(tiles, plan->unit);
+}
+
+Source choose_source(const Conv2dProblem& problem, const Conv2dKernels& kernels) {
+  const WeightShape& shape = problem.weight.shape;
+  const bool bits = kernels.masks_are_cheap[static_cast<int>(problem.dtype)] &&
+                    shape.kernel_h * shape.kernel_w <= kMaxTapsWithBits &&
+                    problem.dilation_h <= problem.in_h && problem.dilation_w <= problem.in_w;
+  // Output (y, x) of tap (0, 0) reads float y * width + x of a channel, plus a constant.
+  const bool alike = problem.stride_h == 1 && problem.stride_w == 1 &&
+                     problem.in_w == problem.out_w && problem.input_strides.w == 1 &&
+                     (problem.in_h == 1 || problem.input_strides.h == problem.in_w);
+  const bool no_edges = shape.kernel_h * shape.kernel_w == 1 && problem.in_h == problem.out_h;
+  if (alike && (no_edges || bits)) return Source::in_place;
+  // What a plane leaves out has to lie outside of the input.
+  const bool holds_phase = ceil_div(problem.in_w, problem.stride_w) <= problem.out_w;
+  return bits && holds_phase ? Source::by_phase : Source::by_tap;
+}
+
+// Whether threads take filters even where there are bands for all: bands of a small map meet in the
+// same cache lines of every filter's outputs, and parts of the filters cost nothing where no input
+// is gathered.
+bool shares_filters(const Conv2dProblem& problem, const PixelsPlan& plan, std::int64_t threads) {
+  const std::int64_t filters = problem.weight.shape.out_channels / problem.groups;
+  return threads > 1 && plan.source == Source::in_place &&
+         checked_mul(problem.out_h, problem.out_w) < kSmallMap &&
+         filters >= checked_mul(threads, 2 * kMinPartFilters) &&
+         checked_mul(problem.batch, problem.groups) % threads != 0;
+}
+
+void plan_bands(const Conv2dProblem& problem, std::int64_t threads, PixelsPlan* plan) {
+  const auto fits = [&](std::int64_t rows, std::int64_t cols) {
+    return band_floats(problem, *plan, rows, cols) <= kBandBytes / kFloatBytes;
+  };
+  plan->band_rows = 1;
+  plan->band_cols = problem.out_w;
+  const bool pools = problem.pool.kernel_h != 0;
+  while (!pools && plan->band_cols > plan->widest && !fits(1, plan->band_cols)) {
+    plan->band_cols = round_up(ceil_div(plan->band_cols, 2), plan->widest);
+  }
+  if (plan->band_cols >= problem.out_w) {
+    while (plan->band_rows < problem.out_h && fits(plan->band_rows + 1, problem.out_w)) {
+      ++plan->band_rows;
+    }
+  }
+  plan->bands_x = ceil_div(problem.out_w, plan->band_cols);
+  plan->bands_y = ceil_div(problem.out_h, plan->band_rows);
+  // As many bands as give every thread the same work, where they do not become too small.
+  const std::int64_t images = checked_mul(problem.batch, problem.groups);
+  const std::int64_t outputs = checked_mul(problem.out_h, problem.out_w);
+  const std::int64_t bands = checked_mul(plan->bands_x, plan->bands_y);
+  if (threads > 1 && !plan->shares_filters && images % threads != 0 && bands < 4 * threads &&
+      outputs >= kMinBandOutputs * round_up(bands, threads)) {
+    const std::int64_t wanted = round_up(bands, threads);
+    if (plan->bands_x == 1 && problem.out_h >= wanted) {
+      plan->bands_y = wanted;
+    } else if (problem.out_h == 1 && !pools) {
+      plan->bands_x = wanted;
+    }
+  }
+  plan->band_rows = ceil_div(problem.out_h, plan->bands_y);
+  plan->bands_y = ceil_div(problem.out_h, plan->band_rows);
+  if (threads == 1 && plan->bands_y > 1) {
+    // Then the next band's outputs begin with a cache line.
+    const std::int64_t step = kLineFloats / std::gcd(kLineFloats, problem.out_w);
+    const std::int64_t more = round_up(plan->band_rows, step);
+    const std::int64_t fewer = plan->band_rows / step * step;
+    if (fits(more, problem.out_w)) {
+      plan->band_rows = more;
+    } else if (fewer > 0) {
+      plan->band_rows = fewer;
+    }
+    plan->bands_y = ceil_div(problem.out_h, plan->band_rows);
+  }
+  if (pools) {  // bands of whole windows, that share rows where windows do
+    const MaxPool& pool = problem.pool;
+    plan->pooled_rows = ceil_div(pool.out_h, smaller(plan->bands_y, pool.out_h));
+    plan->bands_y = ceil_div(pool.out_h, plan->pooled_rows);
+    plan->band_rows =
+        smaller((plan->pooled_rows - 1) * pool.stride_h + pool.kernel_h, problem.out_h);
+  }
+  // Bands of whole widest tiles, unless threads would get uneven shares.
+  const std::int64_t step = bands < 4 * threads && threads > 1 ? plan->unit : plan->widest;
+  plan->band_cols =
+      plan->bands_x == 1 ? problem.out_w : round_up(ceil_div(problem.out_w, plan->bands_x), step);
+  plan->bands_x = ceil_div(problem.out_w, plan->band_cols);
+}
+
+// Whether every group of one filter is kept. That every row has its place is looked up, since the
+// kernel rests on it.
+bool is_unpruned(const PackedView& weight) {
+  const GroupGrid& grid = weight.grid;
+  if (grid.filters != 1 || weight.kept_groups != grid.groups()) return false;
+  std::int64_t begin = 0;
+  for (std::int64_t row = 0; row < weight.blocks * weight.block_rows; ++row) {
+    if (weight.row_offsets[row] != begin) return false;
+    const std::int64_t first = row / weight.block_rows * weight.block_groups;
+    begin += smaller(weight.block_groups, grid.filter_groups - first);
+  }
+  return true;
+}
+
+const PixelTiles& tiles_for(const Conv2dProblem& problem, Isa isa) {
+  const PackedView& weight = problem.weight;
+  const PixelTiles* pairs = pair_tiles_for(isa);
+  if (pairs != nullptr && problem.dtype == DType::bfloat16 && weight.bfloat16_values &&
+      weight.grid.channels % 2 == 0 && weight.grid.channels >= 4) {
+    return *pairs;
+  }
+  const Conv2dKernels& kernels = kernels_for(isa);
+  if (problem.dtype == DType::float32 && is_unpruned(weight)) return kernels.unpruned_tiles;
+  return weight.grid.channels <= 4  ? kernels.narrow_tiles
+         : weight.grid.filters == 1 ? kernels.one_filter_tiles
+                                    : kernels.pixel_tiles;
+}
+
+// Adds to a slot what max pooling needs.
+void plan_strips(const Conv2dProblem& problem, PixelsPlan* plan) {
+  const MaxPool& pool = problem.pool;
+  const std::int64_t row = checked_mul(plan->block_filters, plan->band_cols * kFloatBytes);
+  const std::int64_t rows = kPooledBytes / row;
+  plan->strip_rows =
+      smaller(larger((rows - pool.kernel_h) / pool.stride_h + 1, 1), plan->pooled_rows);
+  plan->strip_pitch =
+      plane_pitch(smaller((plan->strip_rows - 1) * pool.stride_h + pool.kernel_h, plan->band_rows),
+                  plan->band_cols);
+  plan->strip_at = round_up(plan->slot_bytes, kAlignment);
+  plan->pool_line_at = checked_add(
+      plan->strip_at, checked_mul(plan->block_filters * kFloatBytes, plan->strip_pitch));
+  plan->slot_bytes =
+      checked_add(plan->pool_line_at, kFloatBytes * max_pool_line(pool, problem.out_w));
+}
+
+}  // namespace
+
+Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, PixelsPlan* plan) {
+  const WeightShape& shape = problem.weight.shape;
+  const GroupGrid& grid = problem.weight.grid;
+  const Conv2dKernels& kernels = kernels_for(isa);
+  const PixelTiles& tiles = tiles_for(problem, isa);
+  plan_tiles(tiles, plan);
+  plan->source = choose_source(problem, kernels);
+  plan->shares_filters = shares_filters(problem, *plan, threads);
+  plan_bands(problem, threads, plan);
+  if (plan->source == Source::by_phase && plan->bands_x > 1) {
+    plan->source = Source::by_tap;
+    plan_bands(problem, threads, plan);
+  }
+  const std::int64_t bands = checked_mul(checked_mul(problem.batch, problem.groups),
+                                         checked_mul(plan->bands_y, plan->bands_x));
+  plan->filters = shape.out_channels / problem.groups;
+  plan->block_filters =
+      checked_mul(smaller(problem.weight.block_groups, grid.filter_groups), grid.filters);
+  const std::int64_t wanted = plan->shares_filters ? threads : ceil_div(threads, larger(bands, 1));
+  const std::int64_t parts = larger(smaller(wanted, plan->filters / kMinPartFilters), 1);
+  plan->part_filters = round_up(ceil_div(plan->filters, parts), grid.filters);
+  plan->filter_parts = ceil_div(plan->filters, plan->part_filters);
+  plan->items = checked_mul(bands, plan->filter_parts);
+  plan->slots = smaller(threads, plan->items);
+
+  const std::int64_t image_bytes = checked_mul(checked_mul(problem.out_h, problem.out_w),
+                                               shape.out_channels * size_of(problem.dtype));
+  plan->outputs_ahead = grid.taps > 1 && image_bytes >= kFarOutputBytes && !problem.channels_last &&
+                        problem.pool.kernel_h == 0;
+
+  plan->unpruned = &tiles == &kernels.unpruned_tiles;
+
+  // Over several tiles the lone outputs cost as much as they save (docs/kernels.md).
+  const std::int64_t outputs = plan->band_rows * plan->band_cols;
+  const bool fits = tiles.with_lone != nullptr && tiles.with_lone->outputs == outputs;
+  plan->with_lone = fits ? tiles.with_lone : nullptr;
+
+  const bool copies = plan->source != Source::in_place;
+  const std::int64_t planes =
+      copies ? band_floats(problem, *plan, plan->band_rows, plan->band_cols) : 0;
+  plan->line_pitch = copies ? round_up(problem.in_w, 16) : 0;
+  plan->lines_at = round_up(checked_mul(planes, kFloatBytes), kAlignment);
+  plan->sums_at =
+      checked_add(plan->lines_at, checked_mul(plan->line_pitch, kPlaneLines * kFloatBytes));
+  const bool little_work = grid.columns() <= kFewColumns;
+  plan->stretch = smaller(round_up(outputs, plan->widest),
+                          larger(little_work ? kStretchOutputs : 0, plan->widest));
+  plan->sums_pitch = plane_pitch(1, plan->stretch + (plan->with_lone != nullptr ? 1 : 0));
+  plan->entries_at = checked_add(
+      plan->sums_at,
+      checked_mul(checked_mul(plan->block_filters, kFloatBytes), plan->sums_pitch + kLoneLanes));
+  const bool parts_of_blocks = plan->filter_parts > 1 || problem.groups > 1;
+  plan->slot_bytes =
+      checked_add(plan->entries_at,
+                  parts_of_blocks ? checked_mul(2 * sizeof(std::uint32_t), grid.columns()) : 0);
+  if (problem.pool.kernel_h != 0) plan_strips(problem, plan);
+  std::int64_t at = 0;
+  const auto reserve = [&at](std::int64_t count, std::int64_t size) {
+    const std::int64_t start = at;
+    at = round_up(checked_add(at, checked_mul(count, size)), kAlignment);
+    return start;
+  };
+  plan->row_runs_at = reserve(shape.kernel_h, sizeof(AxisRun));
+  plan->row_taps_at = reserve(shape.kernel_h, sizeof(std::int64_t));
+  plan->set_cols_at = reserve(shape.kernel_w, sizeof(std::int64_t));
+  plan->tap_begin_at = reserve(shape.kernel_w, sizeof(std::int64_t));
+  plan->tap_end_at = reserve(shape.kernel_w, sizeof(std::int64_t));
+  plan->column_offsets_at = reserve(grid.columns(), sizeof(std::int64_t));
+  plan->slots_at = reserve(plan->slots, round_up(plan->slot_bytes, kAlignment));
+  plan->slot_bytes = round_up(plan->slot_bytes, kAlignment);
+  plan->total_bytes = at;
+  if (plan->total_bytes == kTooLarge || plan->items == kTooLarge) {
+    return {Code::too_large, kTooLarge, 0};
+  }
+  return {};
+}
+
+bool sums_fit_output(const Conv2dProblem& problem, const Conv2dTensors& tensors) {
+  if (tensors.residual != nullptr || problem.activation != Activation::none ||
+      problem.dtype != DType::float32 || problem.channels_last || problem.pool.kernel_h != 0) {
+    return false;
+  }
+  const PackedView& weight = problem.weight;
+  // Sums of filters that fill up the last group have no place there.
+  if (weight.shape.out_channels / problem.groups % weight.grid.filters != 0) return false;
+  return problem.out_h * problem.out_w % kLineFloats == 0 ||
+         weight.kept_groups * ceil_div(weight.grid.channels, 8) <=
+             weight.grid.filter_groups * kFewAdditions;
+}
+
+// A row with what its windows reach on both sides, and vectors that start at the last window.
+std::int64_t max_pool_line(const MaxPool& pool, std::int64_t width) {
+  constexpr std::int64_t kWidestVectors = 2 * 16;
+  const std::int64_t windows = (pool.out_w + 15) / 16 * 16 * pool.stride_w;
+  const std::int64_t row = pool.pad_left + width;
+  return (windows > row ? windows : row) + pool.kernel_w + kWidestVectors;
+}
+
+}  // namespace l1sparse

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: MIT
+// Pixels on the lanes: how a convolution is cut into pieces, and where they lie in the workspace.
+#pragma once
+
+#include "kernels/conv2d/plan.h"
+
+namespace l1sparse {
+
+// So many times the narrowest tile are cut into tiles in the best way; more start with the fastest.
+constexpr std::int64_t kPlannedUnits = 16;
+
+// With which tile to begin when so many units (outputs of the narrowest tile) are left.
+struct TileChoice {
+  const PixelTile* first[kPlannedUnits + 1];
+};
+
+// Where a tile's activations come from.
+enum class Source {
+  in_place,  // the input itself; bits say which outputs of a tile read past its edges
+  by_phase,  // planes of every stride-th input column; bits as well
+  by_tap,    // planes as each tap column of the kernel sees them; they hold the zeros of the edges
+};
+
+// Taps whose bits a thread keeps on its stack.
+constexpr std::int64_t kMaxTapsWithBits = 121;
+
+struct PixelsPlan {
+  Source source;
+  std::int64_t band_rows, band_cols;
+  std::int64_t bands_y, bands_x;
+  std::int64_t filters;  // of a convolution group
+  bool shares_filters;
+  bool unpruned;       // with tiles that take every group to be kept
+  bool outputs_ahead;  // whether memory for outputs is asked for before they are finished
+  std::int64_t part_filters, filter_parts;
+  std::int64_t items, slots;   // pieces of work; workspaces, each used by one thread at a time
+  std::int64_t widest;         // outputs of the widest tile
+  const PixelTile* with_lone;  // where a band is one such tile, else null
+  std::int64_t block_filters;
+  std::int64_t stretch;     // outputs of tiles that the last step takes together, at most
+  std::int64_t sums_pitch;  // floats from the sums of one filter to the next
+  std::int64_t line_pitch;
+  std::int64_t unit;  // outputs of the narrowest tile
+  // With max pooling: rows of windows of a band and of a strip, and floats from the strip of one
+  // filter to the next.
+  std::int64_t pooled_rows, strip_rows, strip_pitch;
+  TileChoice tiles;
+  // Workspace layout, in bytes.
+  std::int64_t row_runs_at, row_taps_at, set_cols_at, tap_begin_at, tap_end_at, column_offsets_at;
+  std::int64_t slots_at, slot_bytes, lines_at, sums_at, entries_at, strip_at, pool_line_at,
+      total_bytes;
+};
+
+Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, PixelsPlan* plan);
+
+// With which tile to begin when so many outputs are left.
+inline const PixelTile& tile_for(const PixelsPlan& plan, std::int64_t outputs) {
+  return *plan.tiles.first[smaller(ceil_div(outputs, plan.unit), kPlannedUnits)];
+}
+
+// Whether sums are what the output will be, and gain by being there from the beginning.
+bool sums_fit_output(const Conv2dProblem& problem, const Conv2dTensors& tensors);
+
+// Floats of a row with what its windows reach on both sides, and vectors that start at the last
+// window.
+std::int64_t max_pool_line(const MaxPool& pool, std::int64_t width);
+
+}  // namespace l1sparse
