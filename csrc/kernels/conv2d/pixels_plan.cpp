@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "kernels/conv2d/pixels_plan.h"
 
-#include <numeric>
-
 namespace l1sparse {
 namespace {
 
@@ -127,20 +125,12 @@ void plan_bands(const Conv2dProblem& problem, std::int64_t threads, PixelsPlan* 
       plan->bands_x = wanted;
     }
   }
-  plan->band_rows = ceil_div(problem.out_h, plan->bands_y);
+  std::int64_t rows = plan->band_rows;
+  while (rows > 0 && rows * problem.out_w % kLineFloats != 0) --rows;
+  // Shares are even, or else the next band's outputs begin with a cache line.
+  const bool shared = threads > 1 || rows == 0 || plan->bands_y == 1;
+  plan->band_rows = shared ? ceil_div(problem.out_h, plan->bands_y) : rows;
   plan->bands_y = ceil_div(problem.out_h, plan->band_rows);
-  if (threads == 1 && plan->bands_y > 1) {
-    // Then the next band's outputs begin with a cache line.
-    const std::int64_t step = kLineFloats / std::gcd(kLineFloats, problem.out_w);
-    const std::int64_t more = round_up(plan->band_rows, step);
-    const std::int64_t fewer = plan->band_rows / step * step;
-    if (fits(more, problem.out_w)) {
-      plan->band_rows = more;
-    } else if (fewer > 0) {
-      plan->band_rows = fewer;
-    }
-    plan->bands_y = ceil_div(problem.out_h, plan->band_rows);
-  }
   if (pools) {  // bands of whole windows, that share rows where windows do
     const MaxPool& pool = problem.pool;
     plan->pooled_rows = ceil_div(pool.out_h, smaller(plan->bands_y, pool.out_h));
