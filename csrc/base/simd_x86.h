@@ -335,6 +335,31 @@ struct F32x16 {
       r[i + 12] = _mm512_shuffle_f32x4(b, d, 0xDD);
     }
   }
+  // Lane 4 * i + j: element i of row j, where bit i is set, of so many rows, at most four.
+  static Reg load_columns(const float* from, std::int64_t row_pitch, int rows, std::uint32_t bits) {
+    const auto row = [&](int j) {
+      return _mm_maskz_loadu_ps(static_cast<__mmask8>(j < rows ? bits & 15 : 0),
+                                from + (j < rows ? j * row_pitch : 0));
+    };
+    Reg r = _mm512_castps128_ps512(row(0));
+    r = _mm512_insertf32x4(r, row(1), 1);
+    r = _mm512_insertf32x4(r, row(2), 2);
+    r = _mm512_insertf32x4(r, row(3), 3);
+    const __m512i lanes = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    return _mm512_permutexvar_ps(lanes, r);
+  }
+  // Lane 4 * i + j: element j of the first n, at most four; 0 beyond them.
+  static Reg repeat(const float* from, int n) {
+    return _mm512_broadcast_f32x4(
+        n == 4 ? _mm_loadu_ps(from)
+               : _mm_maskz_loadu_ps(static_cast<__mmask8>((1 << n) - 1), from));
+  }
+  // Stores the sums of four neighbouring lanes.
+  static void store_sums_of_four(float* to, Reg r) {
+    r = _mm512_add_ps(r, _mm512_permute_ps(r, 0xB1));
+    r = _mm512_add_ps(r, _mm512_permute_ps(r, 0x4E));
+    _mm_storeu_ps(to, _mm512_castps512_ps128(_mm512_maskz_compress_ps(0x1111, r)));
+  }
   static __m256 sum_lanes(const Reg* r) {
     __m256 halves[8];
     for (int i = 0; i < 8; ++i) {

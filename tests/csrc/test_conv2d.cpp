@@ -120,10 +120,12 @@ void check_these_weights(Owned& owned, const std::string& name) {
       CHECK_EQ(alone.ran,
                owned.problem.batch == 0 ? "" : reference::kernels_of(owned.problem, isa));
       CHECK(all_accepted(alone.output, owned.problem.dtype, expected));
-      const Result threaded = run(owned, isa, parallel_threads(3));
-      CHECK_EQ(threaded.code, Code::ok);
-      CHECK_EQ(threaded.ran, alone.ran);
-      CHECK(threaded.output.same_bits(alone.output));
+      for (const std::int64_t threads : {3, 5}) {
+        const Result threaded = run(owned, isa, parallel_threads(threads));
+        CHECK_EQ(threaded.code, Code::ok);
+        CHECK_EQ(threaded.ran, alone.ran);
+        CHECK(threaded.output.same_bits(alone.output));
+      }
     }
   }
 }
@@ -203,6 +205,43 @@ void test_maps_of_whole_cache_lines() {
       owned.set_output_size();
       check_everywhere(owned, "groups of " + std::to_string(group_filters) + " filters, " +
                                   std::to_string(height) + " rows");
+    }
+  }
+}
+
+// Maps that end with four outputs beyond whole vectors, in one band or several.
+void test_maps_that_end_with_four_outputs() {
+  struct Case {
+    WeightShape shape;
+    std::int64_t height, width, padding, stride;
+  };
+  constexpr Case kCases[] = {
+      {{70, 24, 3, 3, 1, 8}, 14, 14, 1, 1},   {{9, 13, 3, 3, 1, 8}, 10, 10, 1, 1},
+      {{34, 27, 1, 1, 1, 16}, 4, 25, 0, 1},   {{10, 22, 3, 3, 4, 4}, 14, 14, 1, 1},
+      {{20, 19, 1, 1, 16, 16}, 2, 26, 0, 1},  {{5, 7, 3, 3, 2, 3}, 7, 12, 1, 1},
+      {{70, 256, 3, 3, 1, 8}, 28, 28, 1, 2},  {{80, 1024, 1, 1, 1, 8}, 14, 14, 0, 1},
+      {{3, 2000, 3, 3, 1, 16}, 14, 14, 1, 1}, {{8, 24, 3, 3, 1, 8}, 22, 22, 1, 1},
+      {{40, 60, 1, 1, 1, 5}, 27, 27, 0, 2},
+  };
+  Random random(17);
+  for (const Case& test : kCases) {
+    Owned owned(random, test.shape, reference::random_grid_mask(random, test.shape, 0.3));
+    Conv2dProblem& problem = owned.problem;
+    owned.bias = reference::random_values(random, test.shape.out_channels);
+    problem.pad_top = problem.pad_left = test.padding;
+    problem.stride_h = problem.stride_w = test.stride;
+    for (const DType dtype : {DType::float32, DType::bfloat16}) {
+      problem.dtype = dtype;
+      set_input(owned, random, test.height, test.width);
+      owned.set_output_size();
+      CHECK_EQ(problem.out_h * problem.out_w % 16, 4);
+      for (const Activation activation : {Activation::none, Activation::relu}) {
+        problem.activation = activation;
+        problem.channels_last = activation == Activation::relu && test.padding == 0;
+        check_everywhere(owned, "a map that ends with four, case " +
+                                    std::to_string(&test - kCases) + ", dtype " +
+                                    std::to_string(static_cast<int>(dtype)));
+      }
     }
   }
 }
@@ -523,6 +562,7 @@ void test_output_size() {
 int main() {
   test_large_problems();
   test_maps_of_whole_cache_lines();
+  test_maps_that_end_with_four_outputs();
   test_largest_stride();
   test_empty_input();
   test_uneven_padding();

@@ -14,31 +14,40 @@ namespace {
       L1SPARSE_TILE(V, kGatherV, 3, 8), L1SPARSE_TILE(V, kGatherV, 1, 28)
 constexpr TileKernel kTiles[] = {L1SPARSE_TILES(F32x4, F32x4), L1SPARSE_TILES(F32x8, F32x8),
                                  L1SPARSE_TILES(F32x16, F32x8)};
-constexpr PixelTile kPixelTiles[] = {
-    L1SPARSE_PIXEL_TILE(F32x16, 3, 8, 2, 600), L1SPARSE_PIXEL_TILE(F32x16, 2, 8, 2, 412),
-    L1SPARSE_PIXEL_TILE(F32x16, 1, 8, 2, 225), L1SPARSE_PIXEL_TILE(F32x8, 3, 8, 2, 350),
-    L1SPARSE_PIXEL_TILE(F32x8, 1, 8, 2, 160)};
+constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x16, NoExtraOutputs, 3, 8, 2, 600),
+                                     L1SPARSE_PIXEL_TILE(F32x16, NoExtraOutputs, 2, 8, 2, 412),
+                                     L1SPARSE_PIXEL_TILE(F32x16, NoExtraOutputs, 1, 8, 2, 225),
+                                     L1SPARSE_PIXEL_TILE(F32x8, NoExtraOutputs, 3, 8, 2, 350),
+                                     L1SPARSE_PIXEL_TILE(F32x8, NoExtraOutputs, 1, 8, 2, 160)};
 constexpr PixelTile kOneFilterTiles[] = {
-    L1SPARSE_ONE_FILTER_TILE(F32x16, F32x16, 3, false, 8, 2, 600),
-    L1SPARSE_ONE_FILTER_TILE(F32x16, F32x16, 2, false, 8, 2, 412),
-    L1SPARSE_ONE_FILTER_TILE(F32x16, F32x16, 1, false, 8, 2, 225),
-    L1SPARSE_ONE_FILTER_TILE(F32x8, F32x8, 3, false, 8, 2, 350),
-    L1SPARSE_ONE_FILTER_TILE(F32x8, F32x8, 1, false, 8, 2, 160)};
-constexpr PixelTile kNarrowTiles[] = {
-    L1SPARSE_PIXEL_TILE(F32x16, 4, 4, 1, 800), L1SPARSE_PIXEL_TILE(F32x16, 3, 4, 1, 610),
-    L1SPARSE_PIXEL_TILE(F32x16, 2, 4, 1, 430), L1SPARSE_PIXEL_TILE(F32x16, 1, 4, 1, 250),
-    L1SPARSE_PIXEL_TILE(F32x8, 3, 4, 1, 370),  L1SPARSE_PIXEL_TILE(F32x8, 1, 4, 1, 180)};
-constexpr PixelTile kPixelLone = L1SPARSE_LONE_TILE(F32x16, F32x8, 3, 8, 2, 630);
-constexpr PixelTile kOneFilterLone = L1SPARSE_ONE_FILTER_TILE(F32x16, F32x8, 3, true, 8, 2, 630);
-constexpr PixelTile kNarrowLone = L1SPARSE_LONE_TILE(F32x16, F32x8, 3, 4, 1, 640);
+    L1SPARSE_ONE_FILTER_TILE(F32x16, NoExtraOutputs, 3, 8, 2, 600),
+    L1SPARSE_ONE_FILTER_TILE(F32x16, NoExtraOutputs, 2, 8, 2, 412),
+    L1SPARSE_ONE_FILTER_TILE(F32x16, NoExtraOutputs, 1, 8, 2, 225),
+    L1SPARSE_ONE_FILTER_TILE(F32x8, NoExtraOutputs, 3, 8, 2, 350),
+    L1SPARSE_ONE_FILTER_TILE(F32x8, NoExtraOutputs, 1, 8, 2, 160)};
+constexpr PixelTile kNarrowTiles[] = {L1SPARSE_PIXEL_TILE(F32x16, NoExtraOutputs, 4, 4, 1, 800),
+                                      L1SPARSE_PIXEL_TILE(F32x16, NoExtraOutputs, 3, 4, 1, 610),
+                                      L1SPARSE_PIXEL_TILE(F32x16, NoExtraOutputs, 2, 4, 1, 430),
+                                      L1SPARSE_PIXEL_TILE(F32x16, NoExtraOutputs, 1, 4, 1, 250),
+                                      L1SPARSE_PIXEL_TILE(F32x8, NoExtraOutputs, 3, 4, 1, 370),
+                                      L1SPARSE_PIXEL_TILE(F32x8, NoExtraOutputs, 1, 4, 1, 180)};
+constexpr PixelTile kPixelWhole = L1SPARSE_PIXEL_TILE(F32x16, LoneOutput<F32x8>, 3, 8, 2, 630);
+constexpr PixelTile kOneFilterWhole =
+    L1SPARSE_ONE_FILTER_TILE(F32x16, LoneOutput<F32x8>, 3, 8, 2, 630);
+constexpr PixelTile kNarrowWhole = L1SPARSE_PIXEL_TILE(F32x16, LoneOutput<F32x8>, 3, 4, 1, 640);
+constexpr PixelTile kPixelLast = L1SPARSE_LAST_TILE(F32x16, FourOutputs<F32x16>, 3, 8, 2, 0, 640);
+constexpr PixelTile kOneFilterLast =
+    L1SPARSE_LAST_TILE(F32x16, FourOutputs<F32x16>, 3, 8, 2, 1, 640);
+constexpr PixelTile kNarrowLast = L1SPARSE_LAST_TILE(F32x16, FourOutputs<F32x16>, 3, 4, 1, 0, 660);
 constexpr PixelTile kUnprunedTiles[] = {
     L1SPARSE_UNPRUNED_TILE(F32x16, 4, 4, 800), L1SPARSE_UNPRUNED_TILE(F32x16, 2, 8, 430),
     L1SPARSE_UNPRUNED_TILE(F32x16, 1, 8, 250), L1SPARSE_UNPRUNED_TILE(F32x8, 1, 8, 180)};
 }  // namespace
 
 const Conv2dKernels conv2d_avx512 = L1SPARSE_CONV2D_KERNELS(
-    F32x16, F32x16, kTiles, L1SPARSE_PIXEL_TILES(kOneFilterTiles, &kOneFilterLone),
-    L1SPARSE_PIXEL_TILES(kPixelTiles, &kPixelLone),
-    L1SPARSE_PIXEL_TILES(kNarrowTiles, &kNarrowLone), L1SPARSE_PIXEL_TILES(kUnprunedTiles, nullptr),
-    true, true, true);
+    F32x16, F32x16, kTiles,
+    L1SPARSE_PIXEL_TILES(kOneFilterTiles, &kOneFilterWhole, &kOneFilterLast),
+    L1SPARSE_PIXEL_TILES(kPixelTiles, &kPixelWhole, &kPixelLast),
+    L1SPARSE_PIXEL_TILES(kNarrowTiles, &kNarrowWhole, &kNarrowLast),
+    L1SPARSE_PIXEL_TILES(kUnprunedTiles, nullptr, nullptr), true, true, true);
 }  // namespace l1sparse

@@ -7,14 +7,16 @@
 
 namespace l1sparse {
 namespace {
-constexpr PixelTile kTiles[] = {L1SPARSE_PAIRS_TILE(F32x16, BF16PairsX16, 4, 4, 800),
-                                L1SPARSE_PAIRS_TILE(F32x16, BF16PairsX16, 3, 4, 620),
-                                L1SPARSE_PAIRS_TILE(F32x16, BF16PairsX16, 2, 4, 440),
-                                L1SPARSE_PAIRS_TILE(F32x16, BF16PairsX16, 1, 4, 260),
-                                L1SPARSE_PAIRS_TILE(F32x8, BF16PairsX8, 3, 4, 380),
-                                L1SPARSE_PAIRS_TILE(F32x8, BF16PairsX8, 1, 4, 180)};
-constexpr PixelTile kLone = L1SPARSE_LONE_PAIRS_TILE(F32x16, BF16PairsX16, F32x8, 3, 4, 630);
+constexpr PixelTile kTiles[] = {
+    L1SPARSE_PAIRS_TILE(F32x16, BF16PairsX16, NoExtraOutputs, 4, 4, 800),
+    L1SPARSE_PAIRS_TILE(F32x16, BF16PairsX16, NoExtraOutputs, 3, 4, 620),
+    L1SPARSE_PAIRS_TILE(F32x16, BF16PairsX16, NoExtraOutputs, 2, 4, 440),
+    L1SPARSE_PAIRS_TILE(F32x16, BF16PairsX16, NoExtraOutputs, 1, 4, 260),
+    L1SPARSE_PAIRS_TILE(F32x8, BF16PairsX8, NoExtraOutputs, 3, 4, 380),
+    L1SPARSE_PAIRS_TILE(F32x8, BF16PairsX8, NoExtraOutputs, 1, 4, 180)};
+constexpr PixelTile kWhole =
+    L1SPARSE_PAIRS_TILE(F32x16, BF16PairsX16, LoneOutput<F32x8>, 3, 4, 630);
 }  // namespace
 
-const PixelTiles conv2d_pairs_avx512_bf16 = L1SPARSE_PIXEL_TILES(kTiles, &kLone);
+const PixelTiles conv2d_pairs_avx512_bf16 = L1SPARSE_PIXEL_TILES(kTiles, &kWhole, nullptr);
 }  // namespace l1sparse

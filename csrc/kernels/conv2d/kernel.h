@@ -140,7 +140,7 @@ struct ColumnsJob {
   std::int64_t sums_pitch;                // floats from the sums of one filter to the next
   float* sums;                            // [filters of the block][sums_pitch]
   const float* bias;                      // [filters of the block], what sums start from, or null
-  float* lone_lanes;  // [filters of the block][kLoneLanes], of a tile with a lone output
+  float* extra_lanes;  // [filters of the block][lanes], of a tile with outputs beyond its vectors
   // What the outputs of the first filter will be written to, of which so many bytes are brought
   // near while sums are computed, and likewise for the next filters; null: nothing is.
   const char* output;
@@ -148,15 +148,14 @@ struct ColumnsJob {
   const char* ran;
 };
 
-// Lanes that sum up channels of a lone output.
-constexpr std::int64_t kLoneLanes = 8;
+// Lanes that sum up the channels of a filter's outputs beyond a tile's vectors, at most.
+constexpr std::int64_t kMostExtraLanes = 16;
 
-// A register tile: so many outputs in a row. With a lone output it has one more than its vectors
-// hold, which has its channels on the lanes: 49 = 3 * 16 + 1 is the size of a 7x7 map.
+// A register tile: so many outputs in a row. Most fill whole vectors; some have one or four more,
+// which have their channels on the lanes.
 struct PixelTile {
-  int outputs;  // at most 64, a lone one included
-  bool lone;
-  int cost;  // of a group, in hundredths of what 8 outputs cost in the fastest tile
+  int outputs;  // at most 64
+  int cost;     // of a group, in hundredths of what 8 outputs cost in the fastest tile
   void (*accumulate[kDTypeCount])(ColumnsJob& job);  // by the type of what is at `tile`
 };
 
@@ -188,7 +187,8 @@ struct MaxPoolJob {
 struct PixelTiles {
   const PixelTile* tiles;
   int count;
-  const PixelTile* with_lone;  // or null
+  const PixelTile* whole;  // for maps of just its size, or null
+  const PixelTile* last;   // for the end of maps, float32, or null
 };
 
 struct Conv2dKernels {

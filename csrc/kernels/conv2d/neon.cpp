@@ -13,20 +13,21 @@ constexpr TileKernel kTiles[] = {
     L1SPARSE_TILE(F32x4, F32x4, 3, 8),
     L1SPARSE_TILE(F32x4, F32x4, 1, 28),
 };
-constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x4, 3, 8, 1, 150),
-                                     L1SPARSE_PIXEL_TILE(F32x4, 2, 8, 1, 103),
-                                     L1SPARSE_PIXEL_TILE(F32x4, 1, 8, 1, 56)};
-constexpr PixelTile kNarrowTiles[] = {
-    L1SPARSE_PIXEL_TILE(F32x4, 4, 4, 1, 200), L1SPARSE_PIXEL_TILE(F32x4, 3, 4, 1, 153),
-    L1SPARSE_PIXEL_TILE(F32x4, 2, 4, 1, 108), L1SPARSE_PIXEL_TILE(F32x4, 1, 4, 1, 62)};
+constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x4, NoExtraOutputs, 3, 8, 1, 150),
+                                     L1SPARSE_PIXEL_TILE(F32x4, NoExtraOutputs, 2, 8, 1, 103),
+                                     L1SPARSE_PIXEL_TILE(F32x4, NoExtraOutputs, 1, 8, 1, 56)};
+constexpr PixelTile kNarrowTiles[] = {L1SPARSE_PIXEL_TILE(F32x4, NoExtraOutputs, 4, 4, 1, 200),
+                                      L1SPARSE_PIXEL_TILE(F32x4, NoExtraOutputs, 3, 4, 1, 153),
+                                      L1SPARSE_PIXEL_TILE(F32x4, NoExtraOutputs, 2, 4, 1, 108),
+                                      L1SPARSE_PIXEL_TILE(F32x4, NoExtraOutputs, 1, 4, 1, 62)};
 #else
 // Half as many registers, as AVX2 has them.
 constexpr TileKernel kTiles[] = {L1SPARSE_TILE(F32x4, F32x4, 2, 7),
                                  L1SPARSE_TILE(F32x4, F32x4, 3, 4),
                                  L1SPARSE_TILE(F32x4, F32x4, 1, 14)};
-constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x4, 3, 4, 1, 150),
-                                     L1SPARSE_PIXEL_TILE(F32x4, 2, 4, 1, 125),
-                                     L1SPARSE_PIXEL_TILE(F32x4, 1, 8, 1, 80)};
+constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x4, NoExtraOutputs, 3, 4, 1, 150),
+                                     L1SPARSE_PIXEL_TILE(F32x4, NoExtraOutputs, 2, 4, 1, 125),
+                                     L1SPARSE_PIXEL_TILE(F32x4, NoExtraOutputs, 1, 8, 1, 80)};
 constexpr const PixelTile (&kNarrowTiles)[3] = kPixelTiles;
 #endif
 constexpr PixelTile kUnprunedTiles[] = {L1SPARSE_UNPRUNED_TILE(F32x4, 3, 4, 150),
@@ -34,7 +35,8 @@ constexpr PixelTile kUnprunedTiles[] = {L1SPARSE_UNPRUNED_TILE(F32x4, 3, 4, 150)
 }  // namespace
 
 const Conv2dKernels conv2d_neon = L1SPARSE_CONV2D_KERNELS(
-    F32x4, F32x4, kTiles, L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr),
-    L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr), L1SPARSE_PIXEL_TILES(kNarrowTiles, nullptr),
-    L1SPARSE_PIXEL_TILES(kUnprunedTiles, nullptr), false, false, false);
+    F32x4, F32x4, kTiles, L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr, nullptr),
+    L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr, nullptr),
+    L1SPARSE_PIXEL_TILES(kNarrowTiles, nullptr, nullptr),
+    L1SPARSE_PIXEL_TILES(kUnprunedTiles, nullptr, nullptr), false, false, false);
 }  // namespace l1sparse

@@ -12,7 +12,7 @@ namespace {
 // sums[filter] += weights * activations, for kPairs pairs of channels of one column (without
 // kSecond for one channel, whose partner's weight is 0) and every filter that kept it; moves `work`
 // on by these channels. P is lanes of pairs, as many as V's.
-template <class V, class P, class E, int kVectors, bool kLone, int kPairs, bool kSecond, class T>
+template <class V, class P, class Extra, int kVectors, int kPairs, bool kSecond, class T>
 L1SPARSE_INLINE void add_pairs(const ColumnsJob& job, ColumnWork<T>& work) {
   static_assert(kSecond || kPairs == 1);
   constexpr int kChannels = kSecond ? 2 * kPairs : 1;
@@ -41,11 +41,11 @@ L1SPARSE_INLINE void add_pairs(const ColumnsJob& job, ColumnWork<T>& work) {
       }
     }
   }
-  add_to_sums<V, E, kVectors, kLone, kChannels, 0>(
+  add_to_sums<V, Extra, kVectors, kChannels, 0>(
       job, work,
       [&](const float* weight, typename V::Reg(&acc)[kVectors]) __attribute__((always_inline)) {
         // Beside a lone output it is the slower way (docs/kernels.md).
-        constexpr bool kThroughMemory = kPairs == 4 && !kLone;
+        constexpr bool kThroughMemory = kPairs == 4 && Extra::kOutputs == 0;
         std::uint32_t pairs[4];
         if constexpr (kThroughMemory) narrow_to_pairs(weight, pairs);
 #pragma GCC unroll 8
@@ -63,32 +63,30 @@ L1SPARSE_INLINE void add_pairs(const ColumnsJob& job, ColumnWork<T>& work) {
 }
 
 // The channels that do not fill the registers.
-template <class V, class P, class E, int kVectors, bool kLone, int kMaxPairs, class T>
+template <class V, class P, class Extra, int kVectors, int kMaxPairs, class T>
 __attribute__((noinline)) void add_last_pairs(const ColumnsJob& job, ColumnWork<T> work,
                                               std::int64_t channels) {
   if constexpr (kMaxPairs > 4) {
-    if ((channels & 8) != 0) add_pairs<V, P, E, kVectors, kLone, 4, true, T>(job, work);
+    if ((channels & 8) != 0) add_pairs<V, P, Extra, kVectors, 4, true, T>(job, work);
   }
   if constexpr (kMaxPairs > 2) {
-    if ((channels & 4) != 0) add_pairs<V, P, E, kVectors, kLone, 2, true, T>(job, work);
+    if ((channels & 4) != 0) add_pairs<V, P, Extra, kVectors, 2, true, T>(job, work);
   }
-  if ((channels & 2) != 0) add_pairs<V, P, E, kVectors, kLone, 1, true, T>(job, work);
-  if ((channels & 1) != 0) add_pairs<V, P, E, kVectors, kLone, 1, false, T>(job, work);
+  if ((channels & 2) != 0) add_pairs<V, P, Extra, kVectors, 1, true, T>(job, work);
+  if ((channels & 1) != 0) add_pairs<V, P, Extra, kVectors, 1, false, T>(job, work);
 }
 
 // A way to add a column: the activations of kMaxPairs pairs of channels stay in registers.
-template <class V, class P, class E, int kVectors, bool kLone, int kMaxPairs>
+template <class V, class P, class Extra, int kVectors, int kMaxPairs>
 struct KeepPairs {
-  static_assert(!kLone || (E::kLanes == kLoneLanes && 2 * kMaxPairs <= E::kLanes));
-
   template <class T>
   L1SPARSE_INLINE static void add_column(const ColumnsJob& job, ColumnWork<T> work,
                                          std::int64_t channels) {
     for (; channels >= 2 * kMaxPairs; channels -= 2 * kMaxPairs) {
-      add_pairs<V, P, E, kVectors, kLone, kMaxPairs, true, T>(job, work);
+      add_pairs<V, P, Extra, kVectors, kMaxPairs, true, T>(job, work);
     }
     if (channels != 0) {
-      add_last_pairs<V, P, E, kVectors, kLone, kMaxPairs, T>(job, work, channels);
+      add_last_pairs<V, P, Extra, kVectors, kMaxPairs, T>(job, work, channels);
     }
   }
 };
@@ -97,17 +95,12 @@ struct KeepPairs {
 }  // namespace l1sparse
 
 // Entries of an instruction set's tables of pairs; float16 has none.
-#define L1SPARSE_PAIRS_TILE(V, P, kVectors, kMaxPairs, cost) \
-  L1SPARSE_PAIRS_TILE_OF(V, P, V, kVectors, false, kMaxPairs, cost)
-#define L1SPARSE_LONE_PAIRS_TILE(V, P, E, kVectors, kMaxPairs, cost) \
-  L1SPARSE_PAIRS_TILE_OF(V, P, E, kVectors, true, kMaxPairs, cost)
-#define L1SPARSE_PAIRS_TILE_OF(V, P, E, kVectors, kLone, kMaxPairs, cost)                        \
-  {                                                                                              \
-    kVectors *V::kLanes + kLone, kLone, cost, {                                                  \
-      &accumulate_columns<V, E, kVectors, kLone, KeepPairs<V, P, E, kVectors, kLone, kMaxPairs>, \
-                          float>,                                                                \
-          &accumulate_columns<V, E, kVectors, kLone,                                             \
-                              KeepPairs<V, P, E, kVectors, kLone, kMaxPairs>, BFloat16>,         \
-          nullptr                                                                                \
-    }                                                                                            \
+#define L1SPARSE_PAIRS_TILE(V, P, Extra, kVectors, kMaxPairs, cost)                                \
+  {                                                                                                \
+    kVectors *V::kLanes + Extra::kOutputs, cost, {                                                 \
+      &accumulate_columns<V, Extra, kVectors, KeepPairs<V, P, Extra, kVectors, kMaxPairs>, float>, \
+          &accumulate_columns<V, Extra, kVectors, KeepPairs<V, P, Extra, kVectors, kMaxPairs>,     \
+                              BFloat16>,                                                           \
+          nullptr                                                                                  \
+    }                                                                                              \
   }

@@ -190,8 +190,7 @@ ColumnsJob columns_job(const Run& run, char* slot) {
   job.values = weight.values;
   job.column_offset = run.column_offsets;
   job.channel_pitch = run.channel_pitch;
-  auto* const sums = reinterpret_cast<float*>(slot + run.plan.sums_at);
-  job.lone_lanes = sums + run.plan.block_filters * run.plan.sums_pitch;
+  job.extra_lanes = reinterpret_cast<float*>(slot + run.plan.extra_lanes_at);
   return job;
 }
 
@@ -257,22 +256,30 @@ void run_filters(const Filters& filters, const Outputs& outputs, ItemWork& work)
   const Item& item = work.item;
   ColumnsJob& job = work.job;
   const bool in_place = plan.source == Source::in_place;
-  const bool lone =
-      plan.with_lone != nullptr && outputs.end - outputs.begin == plan.with_lone->outputs;
+  // Where the last tile begins, if this is the end of the image and there is one.
+  const bool ends_image = plan.last_tile != nullptr && item.out_y + item.rows == problem.out_h &&
+                          item.out_x + item.cols == problem.out_w;
+  const std::int64_t last = outputs.end - (ends_image ? plan.last_tile->outputs : 0);
+  const auto end_of = [&](std::int64_t at) { return at < last ? last : outputs.end; };
+  const auto tile_at = [&](std::int64_t at) {
+    return ends_image && at == last ? plan.last_tile : &tile_for(plan, end_of(at) - at);
+  };
   const auto* planes = reinterpret_cast<const float*>(work.slot);
   auto* const sums = reinterpret_cast<float*>(work.slot + plan.sums_at);
   const DType finished = problem.pool.kernel_h == 0 ? problem.dtype : DType::float32;
   for (std::int64_t at = outputs.begin; at < outputs.end;) {
-    const std::int64_t start = at, left = outputs.end - start;
+    const std::int64_t start = at;
     FinishJob finish = finish_from(work, filters.first, start, outputs.strip_row);
-    const PixelTile* tile = lone ? plan.with_lone : &tile_for(plan, left);
-    const bool in_output = run.sums_in_output && tile->outputs <= left;
-    job.sums_pitch = in_output ? finish.filter_stride : plan.sums_pitch;
+    const PixelTile* tile = tile_at(at);
+    const bool in_output = run.sums_in_output && tile->outputs <= end_of(at) - at;
+    job.sums_pitch = in_output                ? finish.filter_stride
+                     : tile == plan.last_tile ? plan.last_pitch
+                                              : plan.sums_pitch;
     float* const first_sums =
         in_output ? static_cast<float*>(finish.output) - job.first_filter * job.sums_pitch : sums;
     const std::int64_t stretch = in_output ? tile->outputs : plan.stretch;
     do {
-      const std::int64_t count = smaller(tile->outputs, outputs.end - at);
+      const std::int64_t count = smaller(tile->outputs, end_of(at) - at);
       const std::int64_t position = item.out_y * problem.out_w + item.out_x + at;
       if (job.inside != nullptr) find_inside(run, position, count, work.inside);
       job.tile = in_place ? input_of(run, item) + position * size_of(problem.dtype)
@@ -288,12 +295,12 @@ void run_filters(const Filters& filters, const Outputs& outputs, ItemWork& work)
       tile->accumulate[static_cast<int>(in_place ? problem.dtype : DType::float32)](job);
       at += count;
       if (at == outputs.end) break;
-      tile = &tile_for(plan, outputs.end - at);
-    } while (at - start + tile->outputs <= stretch);
+      tile = tile_at(at);
+    } while (tile != plan.last_tile && at - start + tile->outputs <= stretch);
     if (in_output) continue;
     finish.bias = nullptr;  // it is in the sums
-    finish.sums = sums + job.first_filter * plan.sums_pitch;
-    finish.sums_pitch = plan.sums_pitch;
+    finish.sums = sums + job.first_filter * job.sums_pitch;
+    finish.sums_pitch = job.sums_pitch;
     finish.filters = filters.end - filters.first;
     finish.tile_cols = finish.cols = at - start;
     finish.rows = 1;

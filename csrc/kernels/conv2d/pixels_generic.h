@@ -27,39 +27,146 @@ struct ColumnWork {
   const float* weight;
 };
 
-// The activations of kChannels channels of one output.
-template <class E, int kChannels, class T>
-L1SPARSE_INLINE typename E::Reg channels_of(const T* from, std::int64_t channel_pitch) {
-  float lanes[E::kLanes] = {};
-#pragma GCC unroll 8
-  for (int c = 0; c < kChannels; ++c) lanes[c] = to_float(from[c * channel_pitch]);
-  return E::load(lanes);
+// What the sums of a filter of the block start from.
+inline float bias_of(const ColumnsJob& job, std::int64_t filter) {
+  return job.bias == nullptr ? 0.0f : job.bias[filter];
 }
+
+// ---- outputs of a tile beyond its vectors, whose channels lie on the lanes --------------------
+
+struct NoExtraOutputs {
+  static constexpr int kOutputs = 0, kLanes = 0;
+  template <int kChannels>
+  struct Activations {
+    template <class T>
+    Activations(const T*, std::int64_t, std::uint64_t) {}
+    void add_products(const float*, float*) const {}
+  };
+  static void clear(const ColumnsJob&) {}
+  static void finish(const ColumnsJob&, int) {}
+};
+
+// One, as a 7x7 map has it: 49 = 3 * 16 + 1.
+template <class E>
+struct LoneOutput {
+  static constexpr int kOutputs = 1, kLanes = E::kLanes;
+
+  // Of kChannels channels.
+  template <int kChannels>
+  struct Activations {
+    static_assert(kChannels <= kLanes);
+    typename E::Reg x = E::zero();
+
+    template <class T>
+    L1SPARSE_INLINE Activations(const T* from, std::int64_t channel_pitch, std::uint64_t inside) {
+      if ((inside & 1) == 0) return;
+      float lanes[kLanes] = {};
+#pragma GCC unroll 8
+      for (int c = 0; c < kChannels; ++c) lanes[c] = to_float(from[c * channel_pitch]);
+      x = E::load(lanes);
+    }
+
+    L1SPARSE_INLINE void add_products(const float* weight, float* lanes) const {
+      const typename E::Reg w =
+          kChannels == kLanes ? E::load(weight) : E::load_partial(weight, kChannels);
+      E::store(lanes, E::fma(x, w, E::load(lanes)));
+    }
+  };
+
+  static void clear(const ColumnsJob& job) {
+    for (std::int64_t i = job.first_filter; i < job.end_filter; ++i) {
+      E::store(job.extra_lanes + i * kLanes, E::zero());
+    }
+  }
+
+  // Writes the sums, as output number `output` of the tile.
+  static void finish(const ColumnsJob& job, int output) {
+    for (std::int64_t first = job.first_filter; first < job.end_filter; first += E::kBatch) {
+      typename E::Reg lanes[E::kBatch];
+      for (int i = 0; i < E::kBatch; ++i) {
+        const bool exists = first + i < job.end_filter;
+        lanes[i] = exists ? E::load(job.extra_lanes + (first + i) * kLanes) : E::zero();
+      }
+      float sums[E::kBatch];
+      E::store(sums, E::sum_lanes(lanes));
+      for (std::int64_t i = 0; i < E::kBatch && first + i < job.end_filter; ++i) {
+        job.sums[(first + i) * job.sums_pitch + output] = bias_of(job, first + i) + sums[i];
+      }
+    }
+  }
+};
+
+// Four, as a 14x14 map has them: 196 = 12 * 16 + 4. Four channels of an output are neighbours.
+template <class E>
+struct FourOutputs {
+  static constexpr int kOutputs = 4, kLanes = E::kLanes;
+  static_assert(kLanes == 16);
+
+  // Of kChannels channels.
+  template <int kChannels>
+  struct Activations {
+    static constexpr int kRegs = (kChannels + 3) / 4;
+    typename E::Reg x[kRegs];
+
+    L1SPARSE_INLINE Activations(const float* from, std::int64_t channel_pitch,
+                                std::uint64_t inside) {
+#pragma GCC unroll 2
+      for (int r = 0; r < kRegs; ++r) {
+        x[r] = E::load_columns(from + 4 * r * channel_pitch, channel_pitch, channels_of(r),
+                               static_cast<std::uint32_t>(inside));
+      }
+    }
+
+    L1SPARSE_INLINE void add_products(const float* weight, float* lanes) const {
+      typename E::Reg sum = E::load(lanes);
+#pragma GCC unroll 2
+      for (int r = 0; r < kRegs; ++r) {
+        sum = E::fma(x[r], E::repeat(weight + 4 * r, channels_of(r)), sum);
+      }
+      E::store(lanes, sum);
+    }
+
+    static constexpr int channels_of(int r) {
+      return kChannels - 4 * r < 4 ? kChannels - 4 * r : 4;
+    }
+  };
+
+  static void clear(const ColumnsJob& job) { LoneOutput<E>::clear(job); }
+
+  // Writes the sums, as outputs from number `output` of the tile on.
+  static void finish(const ColumnsJob& job, int output) {
+    for (std::int64_t i = job.first_filter; i < job.end_filter; ++i) {
+      float* const sums = job.sums + i * job.sums_pitch + output;
+      E::store_sums_of_four(sums, E::load(job.extra_lanes + i * kLanes));
+      for (int k = 0; k < kOutputs; ++k) sums[k] = bias_of(job, i) + sums[k];
+    }
+  }
+};
+
+// ---- accumulate, with activations in registers --------------------------------------------------
 
 // For every filter that kept the column: `add_products(weight, acc)` adds what its kChannels
 // weights and the tile's activations give to its sums. Moves `work` on by these channels. Groups
 // have kGroupFilters filters; 0: job.group_filters.
-template <class V, class E, int kVectors, bool kLone, int kChannels, int kGroupFilters, class T,
+template <class V, class Extra, int kVectors, int kChannels, int kGroupFilters, class T,
           class AddProducts>
 L1SPARSE_INLINE void add_to_sums(const ColumnsJob& job, ColumnWork<T>& work,
                                  const AddProducts& add_products) {
   const std::int64_t channel_pitch = job.channel_pitch;
-  typename E::Reg lone_x = E::zero();
-  if constexpr (kLone) {
-    constexpr int kOutputs = kVectors * V::kLanes;
-    if ((work.inside >> kOutputs & 1) != 0) {
-      lone_x = channels_of<E, kChannels>(work.activation + kOutputs, channel_pitch);
-    }
-  }
+  constexpr int kOutputs = kVectors * V::kLanes;
+  const typename Extra::template Activations<kChannels> extra(
+      work.activation + kOutputs, channel_pitch,
+      Extra::kOutputs > 0 ? work.inside >> kOutputs % 64 : 0);
   const std::int64_t group_filters = kGroupFilters != 0 ? kGroupFilters : job.group_filters;
   const std::int64_t group_channels = job.group_channels;
-  float* const lone_of_zero = job.lone_lanes - job.first_filter_group * group_filters * kLoneLanes;
+  float* const lanes_of_zero =
+      job.extra_lanes - job.first_filter_group * group_filters * Extra::kLanes;
   const std::int64_t sums_pitch = job.sums_pitch, group_pitch = group_filters * sums_pitch;
   float* const sums_of_zero = job.sums - job.first_filter_group * group_pitch;
   const float* weight = work.weight;
   for (const std::uint32_t* entry = work.entry; entry != work.end; ++entry) {
     float* sums = sums_of_zero + *entry * group_pitch;
-    float* lone = lone_of_zero + *entry * group_filters * kLoneLanes;
+    float* lanes = lanes_of_zero + *entry * group_filters * Extra::kLanes;
     std::int64_t filters = group_filters;
     do {
       // Hides how `weight` moves on. Otherwise GCC 12, when it makes vectors of plain C++ with two
@@ -72,12 +179,8 @@ L1SPARSE_INLINE void add_to_sums(const ColumnsJob& job, ColumnWork<T>& work,
       add_products(weight, acc);
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) V::store(sums + v * V::kLanes, acc[v]);
-      if constexpr (kLone) {
-        const typename E::Reg w =
-            kChannels == E::kLanes ? E::load(weight) : E::load_partial(weight, kChannels);
-        E::store(lone, E::fma(lone_x, w, E::load(lone)));
-        lone += kLoneLanes;
-      }
+      extra.add_products(weight, lanes);
+      lanes += Extra::kLanes;
       weight += group_channels;
       sums += sums_pitch;
     } while (--filters != 0);
@@ -110,7 +213,7 @@ L1SPARSE_INLINE void add_kept(const float* weight, const typename V::Reg (&x)[kC
 
 // sums[filter] += weights * activations, for kChannels channels of one column and every filter that
 // kept it; moves `work` on by these channels.
-template <class V, class E, int kVectors, bool kLone, int kChannels, int kChains, int kGroupFilters,
+template <class V, class Extra, int kVectors, int kChannels, int kChains, int kGroupFilters,
           class T>
 L1SPARSE_INLINE void add_channels(const ColumnsJob& job, ColumnWork<T>& work) {
   constexpr int kOutputs = kVectors * V::kLanes;
@@ -135,7 +238,7 @@ L1SPARSE_INLINE void add_channels(const ColumnsJob& job, ColumnWork<T>& work) {
       }
     }
   }
-  add_to_sums<V, E, kVectors, kLone, kChannels, kGroupFilters>(
+  add_to_sums<V, Extra, kVectors, kChannels, kGroupFilters>(
       job, work,
       [&](const float* weight, typename V::Reg(&acc)[kVectors]) __attribute__((always_inline)) {
         add_kept<V, kVectors, kChannels, (kChains < kChannels ? kChains : kChannels)>(weight, x,
@@ -185,37 +288,34 @@ class OutputsAhead {
 
 // The channels that do not fill the registers: a function of its own, so that it takes none from
 // the ones that do.
-template <class V, class E, int kVectors, bool kLone, int kMaxChannels, int kChains,
-          int kGroupFilters, class T>
+template <class V, class Extra, int kVectors, int kMaxChannels, int kChains, int kGroupFilters,
+          class T>
 __attribute__((noinline)) void add_last_channels(const ColumnsJob& job, ColumnWork<T> work,
                                                  std::int64_t channels) {
   if constexpr (kMaxChannels > 4) {
     if ((channels & 4) != 0)
-      add_channels<V, E, kVectors, kLone, 4, kChains, kGroupFilters, T>(job, work);
+      add_channels<V, Extra, kVectors, 4, kChains, kGroupFilters, T>(job, work);
   }
   if ((channels & 2) != 0)
-    add_channels<V, E, kVectors, kLone, 2, kChains, kGroupFilters, T>(job, work);
+    add_channels<V, Extra, kVectors, 2, kChains, kGroupFilters, T>(job, work);
   if ((channels & 1) != 0)
-    add_channels<V, E, kVectors, kLone, 1, kChains, kGroupFilters, T>(job, work);
+    add_channels<V, Extra, kVectors, 1, kChains, kGroupFilters, T>(job, work);
 }
 
 // A way to add a column: the activations of kMaxChannels channels stay in registers, and an
-// output's products are summed up in kChains sums, so that few of them wait for each other. E holds
-// the channels of a lone output, if there is one. kGroupFilters: as for add_to_sums.
-template <class V, class E, int kVectors, bool kLone, int kMaxChannels, int kChains,
-          int kGroupFilters = 0>
+// output's products are summed up in kChains sums, so that few of them wait for each other.
+// kGroupFilters: as for add_to_sums.
+template <class V, class Extra, int kVectors, int kMaxChannels, int kChains, int kGroupFilters = 0>
 struct KeepActivations {
-  static_assert(!kLone || (E::kLanes == kLoneLanes && kMaxChannels <= E::kLanes));
-
   template <class T>
   L1SPARSE_INLINE static void add_column(const ColumnsJob& job, ColumnWork<T> work,
                                          std::int64_t channels) {
     for (; channels >= kMaxChannels; channels -= kMaxChannels) {
-      add_channels<V, E, kVectors, kLone, kMaxChannels, kChains, kGroupFilters, T>(job, work);
+      add_channels<V, Extra, kVectors, kMaxChannels, kChains, kGroupFilters, T>(job, work);
     }
     if (channels != 0) {
-      add_last_channels<V, E, kVectors, kLone, kMaxChannels, kChains, kGroupFilters, T>(job, work,
-                                                                                        channels);
+      add_last_channels<V, Extra, kVectors, kMaxChannels, kChains, kGroupFilters, T>(job, work,
+                                                                                     channels);
     }
   }
 };
@@ -361,13 +461,8 @@ struct KeepSums {
 
 // ---- all columns of a tile ------------------------------------------------------------------
 
-// What the sums of a filter of the block start from.
-inline float bias_of(const ColumnsJob& job, std::int64_t filter) {
-  return job.bias == nullptr ? 0.0f : job.bias[filter];
-}
-
 // By a way to add one of them.
-template <class V, class E, int kVectors, bool kLone, class Way, class T>
+template <class V, class Extra, int kVectors, class Way, class T>
 void accumulate_columns(ColumnsJob& shared) {
   // A copy that no store can change, so that its members stay in registers.
   const ColumnsJob job = shared;
@@ -379,11 +474,7 @@ void accumulate_columns(ColumnsJob& shared) {
       V::store(job.sums + i * job.sums_pitch + v * V::kLanes, bias);
     }
   }
-  if constexpr (kLone) {
-    for (std::int64_t i = begin * kLoneLanes; i < end * kLoneLanes; i += E::kLanes) {
-      E::store(job.lone_lanes + i, E::zero());
-    }
-  }
+  Extra::clear(job);
   const std::int64_t group_size = job.group_filters * job.group_channels;
   OutputsAhead outputs_ahead(job);
   std::int64_t tap = 0, tap_x = 0;
@@ -403,20 +494,7 @@ void accumulate_columns(ColumnsJob& shared) {
     Way::template add_column<T>(
         job, work, column >= job.columns - job.taps ? job.last_channels : job.group_channels);
   }
-  if constexpr (kLone) {
-    for (std::int64_t first = begin; first < end; first += E::kBatch) {
-      typename E::Reg lanes[E::kBatch];
-      for (int i = 0; i < E::kBatch; ++i) {
-        const bool exists = first + i < end;
-        lanes[i] = exists ? E::load(job.lone_lanes + (first + i) * kLoneLanes) : E::zero();
-      }
-      float sums[E::kBatch];
-      E::store(sums, E::sum_lanes(lanes));
-      for (std::int64_t i = 0; i < E::kBatch && first + i < end; ++i) {
-        job.sums[(first + i) * job.sums_pitch + kOutputs] = bias_of(job, first + i) + sums[i];
-      }
-    }
-  }
+  Extra::finish(job, kOutputs);
   shared.ran = L1SPARSE_KERNEL_ISA;
 }
 
@@ -500,54 +578,57 @@ void accumulate_unpruned(ColumnsJob& shared) {
 }  // namespace
 }  // namespace l1sparse
 
-// Entries of an instruction set's tables: kVectors of V make the tile, and registers hold the
-// activations of kMaxChannels channels and kChains sums of every output; the second has a lone
-// output besides. In the third,
-// registers hold the sums of kFilters filters.
-#define L1SPARSE_PIXEL_TILE(V, kVectors, kMaxChannels, kChains, cost) \
-  L1SPARSE_TILE_OF(V, V, kVectors, false, cost,                       \
-                   KeepActivations<V, V, kVectors, false, kMaxChannels, kChains>)
-#define L1SPARSE_LONE_TILE(V, E, kVectors, kMaxChannels, kChains, cost) \
-  L1SPARSE_TILE_OF(V, E, kVectors, true, cost,                          \
-                   KeepActivations<V, E, kVectors, true, kMaxChannels, kChains>)
-// One of both for groups of one filter; float32, for which it pays, goes without the loop over a
-// group's filters.
-#define L1SPARSE_ONE_FILTER_TILE(V, E, kVectors, kLone, kMaxChannels, kChains, cost)         \
+// Entries of an instruction set's tables: kVectors of V make the tile, with Extra outputs besides,
+// and registers hold the activations of kMaxChannels channels and kChains sums of every output.
+#define L1SPARSE_PIXEL_TILE(V, Extra, kVectors, kMaxChannels, kChains, cost) \
+  L1SPARSE_TILE_OF(V, Extra, kVectors, cost,                                 \
+                   KeepActivations<V, Extra, kVectors, kMaxChannels, kChains>)
+// For groups of one filter; float32, for which it pays, goes without the loop over a group's
+// filters.
+#define L1SPARSE_ONE_FILTER_TILE(V, Extra, kVectors, kMaxChannels, kChains, cost)                  \
+  {                                                                                                \
+    kVectors *V::kLanes + Extra::kOutputs, cost, {                                                 \
+      &accumulate_columns<V, Extra, kVectors,                                                      \
+                          KeepActivations<V, Extra, kVectors, kMaxChannels, kChains, 1>, float>,   \
+          &accumulate_columns<V, Extra, kVectors,                                                  \
+                              KeepActivations<V, Extra, kVectors, kMaxChannels, kChains>,          \
+                              BFloat16>,                                                           \
+          &accumulate_columns<V, Extra, kVectors,                                                  \
+                              KeepActivations<V, Extra, kVectors, kMaxChannels, kChains>, Float16> \
+    }                                                                                              \
+  }
+// The last tile of a map, for float32; groups have kGroupFilters filters, 0: any number.
+#define L1SPARSE_LAST_TILE(V, Extra, kVectors, kMaxChannels, kChains, kGroupFilters, cost)   \
   {                                                                                          \
-    kVectors *V::kLanes + kLone, kLone, cost, {                                              \
-      &accumulate_columns<V, E, kVectors, kLone,                                             \
-                          KeepActivations<V, E, kVectors, kLone, kMaxChannels, kChains, 1>,  \
-                          float>,                                                            \
-          &accumulate_columns<V, E, kVectors, kLone,                                         \
-                              KeepActivations<V, E, kVectors, kLone, kMaxChannels, kChains>, \
-                              BFloat16>,                                                     \
-          &accumulate_columns<V, E, kVectors, kLone,                                         \
-                              KeepActivations<V, E, kVectors, kLone, kMaxChannels, kChains>, \
-                              Float16>                                                       \
+    kVectors *V::kLanes + Extra::kOutputs, cost, {                                           \
+      &accumulate_columns<                                                                   \
+          V, Extra, kVectors,                                                                \
+          KeepActivations<V, Extra, kVectors, kMaxChannels, kChains, kGroupFilters>, float>, \
+          nullptr, nullptr                                                                   \
     }                                                                                        \
   }
+// Registers hold the sums of kFilters filters.
 #define L1SPARSE_FILTERS_TILE(V, kVectors, kFilters, cost) \
-  L1SPARSE_TILE_OF(V, V, kVectors, false, cost, KeepSums<V, kVectors, kFilters>)
+  L1SPARSE_TILE_OF(V, NoExtraOutputs, kVectors, cost, KeepSums<V, kVectors, kFilters>)
 // The last argument is the way, whose name has commas.
-#define L1SPARSE_TILE_OF(V, E, kVectors, kLone, cost, ...)                   \
-  {                                                                          \
-    kVectors *V::kLanes + kLone, kLone, cost, {                              \
-      &accumulate_columns<V, E, kVectors, kLone, __VA_ARGS__, float>,        \
-          &accumulate_columns<V, E, kVectors, kLone, __VA_ARGS__, BFloat16>, \
-          &accumulate_columns<V, E, kVectors, kLone, __VA_ARGS__, Float16>   \
-    }                                                                        \
+#define L1SPARSE_TILE_OF(V, Extra, kVectors, cost, ...)                   \
+  {                                                                       \
+    kVectors *V::kLanes + Extra::kOutputs, cost, {                        \
+      &accumulate_columns<V, Extra, kVectors, __VA_ARGS__, float>,        \
+          &accumulate_columns<V, Extra, kVectors, __VA_ARGS__, BFloat16>, \
+          &accumulate_columns<V, Extra, kVectors, __VA_ARGS__, Float16>   \
+    }                                                                     \
   }
 
 // A tile of kVectors of V, for the tables of what is not pruned, which are for float32; registers
 // hold the sums of kFilters filters.
-#define L1SPARSE_UNPRUNED_TILE(V, kVectors, kFilters, cost)         \
-  {                                                                 \
-    kVectors *V::kLanes, false, cost, {                             \
-      &accumulate_unpruned<V, kVectors, kFilters>, nullptr, nullptr \
-    }                                                               \
+#define L1SPARSE_UNPRUNED_TILE(V, kVectors, kFilters, cost)                                      \
+  {                                                                                              \
+    kVectors *V::kLanes, cost, { &accumulate_unpruned<V, kVectors, kFilters>, nullptr, nullptr } \
   }
 
-#define L1SPARSE_PIXEL_TILES(array, with_lone) {array, sizeof(array) / sizeof(array[0]), with_lone}
+#define L1SPARSE_PIXEL_TILES(array, whole, last) \
+  {array, sizeof(array) / sizeof(array[0]), whole, last}
 
 // An instruction set's table; Wide is its widest vector, V one that it can transpose; last come
 // masks_are_cheap, a value a type.

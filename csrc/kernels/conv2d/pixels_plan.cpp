@@ -110,7 +110,8 @@ void plan_bands(const Conv2dProblem& problem, std::int64_t threads, PixelsPlan* 
       ++plan->band_rows;
     }
   }
-  plan->bands_x = ceil_div(problem.out_w, plan->band_cols);
+  // Without a band of less than a tile.
+  plan->bands_x = ceil_div(larger(problem.out_w - plan->widest, 1), plan->band_cols);
   plan->bands_y = ceil_div(problem.out_h, plan->band_rows);
   // As many bands as give every thread the same work, where they do not become too small.
   const std::int64_t images = checked_mul(problem.batch, problem.groups);
@@ -190,6 +191,20 @@ void plan_strips(const Conv2dProblem& problem, PixelsPlan* plan) {
       checked_add(plan->pool_line_at, kFloatBytes * max_pool_line(pool, problem.out_w));
 }
 
+// What an image ends with, if not with a tile like the others.
+const PixelTile* last_tile_of(const Conv2dProblem& problem, const PixelTiles& tiles,
+                              Source source) {
+  const std::int64_t outputs = checked_mul(problem.out_h, problem.out_w);
+  if (problem.pool.kernel_h != 0) return nullptr;
+  if (tiles.whole != nullptr && outputs == tiles.whole->outputs) return tiles.whole;
+  if (tiles.last == nullptr || outputs >= kSmallMap || outputs < tiles.last->outputs ||
+      (outputs - tiles.last->outputs) % kLineFloats != 0 ||
+      (source == Source::in_place && problem.dtype != DType::float32)) {
+    return nullptr;
+  }
+  return tiles.last;
+}
+
 }  // namespace
 
 Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, PixelsPlan* plan) {
@@ -199,11 +214,14 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pi
   const PixelTiles& tiles = tiles_for(problem, isa);
   plan_tiles(tiles, plan);
   plan->source = choose_source(problem, kernels);
+  plan->last_tile = last_tile_of(problem, tiles, plan->source);
   plan->shares_filters = shares_filters(problem, *plan, threads);
-  plan_bands(problem, threads, plan);
+  // Products may be added in another order in a last tile: bands do not depend on threads then.
+  const std::int64_t band_threads = plan->last_tile == nullptr ? threads : 1;
+  plan_bands(problem, band_threads, plan);
   if (plan->source == Source::by_phase && plan->bands_x > 1) {
     plan->source = Source::by_tap;
-    plan_bands(problem, threads, plan);
+    plan_bands(problem, band_threads, plan);
   }
   const std::int64_t bands = checked_mul(checked_mul(problem.batch, problem.groups),
                                          checked_mul(plan->bands_y, plan->bands_x));
@@ -224,11 +242,6 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pi
 
   plan->unpruned = &tiles == &kernels.unpruned_tiles;
 
-  // Over several tiles the lone outputs cost as much as they save (docs/kernels.md).
-  const std::int64_t outputs = plan->band_rows * plan->band_cols;
-  const bool fits = tiles.with_lone != nullptr && tiles.with_lone->outputs == outputs;
-  plan->with_lone = fits ? tiles.with_lone : nullptr;
-
   const bool copies = plan->source != Source::in_place;
   const std::int64_t planes =
       copies ? band_floats(problem, *plan, plan->band_rows, plan->band_cols) : 0;
@@ -237,12 +250,15 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pi
   plan->sums_at =
       checked_add(plan->lines_at, checked_mul(plan->line_pitch, kPlaneLines * kFloatBytes));
   const bool little_work = grid.columns() <= kFewColumns;
-  plan->stretch = smaller(round_up(outputs, plan->widest),
+  plan->stretch = smaller(round_up(plan->band_rows * plan->band_cols, plan->widest),
                           larger(little_work ? kStretchOutputs : 0, plan->widest));
-  plan->sums_pitch = plane_pitch(1, plan->stretch + (plan->with_lone != nullptr ? 1 : 0));
-  plan->entries_at = checked_add(
-      plan->sums_at,
-      checked_mul(checked_mul(plan->block_filters, kFloatBytes), plan->sums_pitch + kLoneLanes));
+  plan->sums_pitch = plane_pitch(1, plan->stretch);
+  plan->last_pitch = plan->last_tile == nullptr ? 0 : plane_pitch(1, plan->last_tile->outputs);
+  plan->extra_lanes_at =
+      checked_add(plan->sums_at, checked_mul(checked_mul(plan->block_filters, kFloatBytes),
+                                             larger(plan->sums_pitch, plan->last_pitch)));
+  plan->entries_at = checked_add(plan->extra_lanes_at,
+                                 checked_mul(plan->block_filters, kMostExtraLanes * kFloatBytes));
   const bool parts_of_blocks = plan->filter_parts > 1 || problem.groups > 1;
   plan->slot_bytes =
       checked_add(plan->entries_at,

@@ -35,10 +35,11 @@ struct PixelsPlan {
   std::int64_t part_filters, filter_parts;
   std::int64_t items, slots;   // pieces of work; workspaces, each used by one thread at a time
   std::int64_t widest;         // outputs of the widest tile
-  const PixelTile* with_lone;  // where a band is one such tile, else null
+  const PixelTile* last_tile;  // what an image ends with, or null: like the others
   std::int64_t block_filters;
   std::int64_t stretch;     // outputs of tiles that the last step takes together, at most
   std::int64_t sums_pitch;  // floats from the sums of one filter to the next
+  std::int64_t last_pitch;  // likewise for the last tile
   std::int64_t line_pitch;
   std::int64_t unit;  // outputs of the narrowest tile
   // With max pooling: rows of windows of a band and of a strip, and floats from the strip of one
@@ -47,8 +48,8 @@ struct PixelsPlan {
   TileChoice tiles;
   // Workspace layout, in bytes.
   std::int64_t row_runs_at, row_taps_at, set_cols_at, tap_begin_at, tap_end_at, column_offsets_at;
-  std::int64_t slots_at, slot_bytes, lines_at, sums_at, entries_at, strip_at, pool_line_at,
-      total_bytes;
+  std::int64_t slots_at, slot_bytes, lines_at, sums_at, extra_lanes_at, entries_at, strip_at,
+      pool_line_at, total_bytes;
 };
 
 Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, PixelsPlan* plan);

@@ -7,12 +7,13 @@
 namespace l1sparse {
 namespace {
 constexpr TileKernel kTiles[] = {L1SPARSE_TILE(F32x4, F32x4, 1, 4)};
-constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x4, 1, 4, 1, 50)};
+constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x4, NoExtraOutputs, 1, 4, 1, 50)};
 constexpr PixelTile kUnprunedTiles[] = {L1SPARSE_UNPRUNED_TILE(F32x4, 1, 1, 50)};
 }  // namespace
 
 const Conv2dKernels conv2d_scalar = L1SPARSE_CONV2D_KERNELS(
-    F32x4, F32x4, kTiles, L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr),
-    L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr), L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr),
-    L1SPARSE_PIXEL_TILES(kUnprunedTiles, nullptr), false, false, false);
+    F32x4, F32x4, kTiles, L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr, nullptr),
+    L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr, nullptr),
+    L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr, nullptr),
+    L1SPARSE_PIXEL_TILES(kUnprunedTiles, nullptr, nullptr), false, false, false);
 }  // namespace l1sparse
