@@ -109,19 +109,14 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pl
   const std::int64_t sums_bytes =
       checked_mul(plan->part_filters, sums_pitch(plan->tile->rows, plan->tile->cols) * kFloatBytes);
   plan->slot_bytes = checked_add(plan->panel_bytes, round_up(sums_bytes, kAlignment));
-  std::int64_t at = 0;
-  const auto reserve = [&at](std::int64_t count, std::int64_t size) {
-    const std::int64_t start = at;
-    at = round_up(checked_add(at, checked_mul(count, size)), kAlignment);
-    return start;
-  };
-  plan->row_runs_at = reserve(shape.kernel_h, sizeof(AxisRun));
-  plan->col_runs_at = reserve(shape.kernel_w, sizeof(AxisRun));
-  plan->row_taps_at = reserve(shape.kernel_h, sizeof(std::int64_t));
-  plan->col_taps_at = reserve(shape.kernel_w, sizeof(std::int64_t));
-  plan->column_offsets_at = reserve(grid.columns(), sizeof(std::int64_t));
-  plan->slots_at = reserve(plan->slots, plan->slot_bytes);
-  plan->total_bytes = at;
+  WorkspaceLayout layout;
+  plan->row_runs_at = layout.reserve(shape.kernel_h, sizeof(AxisRun));
+  plan->col_runs_at = layout.reserve(shape.kernel_w, sizeof(AxisRun));
+  plan->row_taps_at = layout.reserve(shape.kernel_h, sizeof(std::int64_t));
+  plan->col_taps_at = layout.reserve(shape.kernel_w, sizeof(std::int64_t));
+  plan->column_offsets_at = layout.reserve(grid.columns(), sizeof(std::int64_t));
+  plan->slots_at = layout.reserve(plan->slots, plan->slot_bytes);
+  plan->total_bytes = layout.bytes;
   if (plan->total_bytes == kTooLarge || plan->items == kTooLarge) {
     return {Code::too_large, kTooLarge, 0};
   }

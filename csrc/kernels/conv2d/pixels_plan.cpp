@@ -264,21 +264,16 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pi
       checked_add(plan->entries_at,
                   parts_of_blocks ? checked_mul(2 * sizeof(std::uint32_t), grid.columns()) : 0);
   if (problem.pool.kernel_h != 0) plan_strips(problem, plan);
-  std::int64_t at = 0;
-  const auto reserve = [&at](std::int64_t count, std::int64_t size) {
-    const std::int64_t start = at;
-    at = round_up(checked_add(at, checked_mul(count, size)), kAlignment);
-    return start;
-  };
-  plan->row_runs_at = reserve(shape.kernel_h, sizeof(AxisRun));
-  plan->row_taps_at = reserve(shape.kernel_h, sizeof(std::int64_t));
-  plan->set_cols_at = reserve(shape.kernel_w, sizeof(std::int64_t));
-  plan->tap_begin_at = reserve(shape.kernel_w, sizeof(std::int64_t));
-  plan->tap_end_at = reserve(shape.kernel_w, sizeof(std::int64_t));
-  plan->column_offsets_at = reserve(grid.columns(), sizeof(std::int64_t));
-  plan->slots_at = reserve(plan->slots, round_up(plan->slot_bytes, kAlignment));
+  WorkspaceLayout layout;
+  plan->row_runs_at = layout.reserve(shape.kernel_h, sizeof(AxisRun));
+  plan->row_taps_at = layout.reserve(shape.kernel_h, sizeof(std::int64_t));
+  plan->set_cols_at = layout.reserve(shape.kernel_w, sizeof(std::int64_t));
+  plan->tap_begin_at = layout.reserve(shape.kernel_w, sizeof(std::int64_t));
+  plan->tap_end_at = layout.reserve(shape.kernel_w, sizeof(std::int64_t));
+  plan->column_offsets_at = layout.reserve(grid.columns(), sizeof(std::int64_t));
+  plan->slots_at = layout.reserve(plan->slots, round_up(plan->slot_bytes, kAlignment));
   plan->slot_bytes = round_up(plan->slot_bytes, kAlignment);
-  plan->total_bytes = at;
+  plan->total_bytes = layout.bytes;
   if (plan->total_bytes == kTooLarge || plan->items == kTooLarge) {
     return {Code::too_large, kTooLarge, 0};
   }
@@ -298,7 +293,6 @@ bool sums_fit_output(const Conv2dProblem& problem, const Conv2dTensors& tensors)
              weight.grid.filter_groups * kFewAdditions;
 }
 
-// A row with what its windows reach on both sides, and vectors that start at the last window.
 std::int64_t max_pool_line(const MaxPool& pool, std::int64_t width) {
   constexpr std::int64_t kWidestVectors = 2 * 16;
   const std::int64_t windows = (pool.out_w + 15) / 16 * 16 * pool.stride_w;

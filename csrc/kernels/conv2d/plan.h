@@ -20,6 +20,17 @@ inline std::int64_t plane_pitch(std::int64_t rows, std::int64_t cols) {
   return floats % 32 == 0 ? checked_add(floats, 16) : floats;
 }
 
+// Places in a workspace, one after the other.
+struct WorkspaceLayout {
+  std::int64_t bytes = 0;
+
+  std::int64_t reserve(std::int64_t count, std::int64_t size) {
+    const std::int64_t start = bytes;
+    bytes = round_up(checked_add(bytes, checked_mul(count, size)), kAlignment);
+    return start;
+  }
+};
+
 const Conv2dKernels& kernels_for(Isa isa);
 
 // Tiles that multiply pairs of bfloat16 numbers, or null where the instruction set has none.
