@@ -43,6 +43,8 @@ struct F32x4 {
     return vld1q_f32(lane);
   }
   static void store(float* to, Reg r) { vst1q_f32(to, r); }
+  static void stream(float* to, Reg r) { store(to, r); }
+  static void finish_streams() {}
   static void store(BFloat16* to, Reg r) {
     const uint32x4_t bits = vreinterpretq_u32_f32(r);
     const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));

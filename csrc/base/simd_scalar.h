@@ -48,6 +48,10 @@ struct F32x4 {
   static void store(T* to, Reg r) {
     store_partial(to, r, 4);
   }
+  // Past the caches, where that can be said; `to` is a multiple of the vector's size. Other threads
+  // see it after finish_streams().
+  static void stream(float* to, Reg r) { store(to, r); }
+  static void finish_streams() {}
   template <class T>
   static void store_partial(T* to, Reg r, int n) {
     for (int i = 0; i < n; ++i) from_float(r.lane[i], to + i);

@@ -180,6 +180,8 @@ struct F32x8 {
     return _mm256_castpd_ps(_mm256_permute4x64_pd(pairs, 0xD8));
   }
   static void store(float* to, Reg r) { _mm256_storeu_ps(to, r); }
+  static void stream(float* to, Reg r) { _mm256_stream_ps(to, r); }
+  static void finish_streams() { _mm_sfence(); }
   static void store_partial(float* to, Reg r, int n) { store_masked(to, first_lanes(n), r); }
   template <class T>
   static void store(T* to, Reg r) {
@@ -267,6 +269,8 @@ struct F32x16 {
   static Reg zero() { return _mm512_setzero_ps(); }
   static Reg broadcast(float x) { return _mm512_set1_ps(x); }
   static void store(float* to, Reg r) { _mm512_storeu_ps(to, r); }
+  static void stream(float* to, Reg r) { _mm512_stream_ps(to, r); }
+  static void finish_streams() { _mm_sfence(); }
   static Reg load(const float* from) { return _mm512_loadu_ps(from); }
   static __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1); }
   static Reg load_partial(const float* from, int n) {

@@ -246,6 +246,53 @@ void test_maps_that_end_with_four_outputs() {
   }
 }
 
+// So many outputs that they go past the caches, where they begin with a cache line; what follows
+// them stays as it is.
+void test_outputs_past_the_caches() {
+  constexpr std::int64_t kLine = 16;  // floats
+  Random random(18);
+  const WeightShape shape{64, 8, 1, 1, 1, 8};
+  Owned owned(random, shape, reference::random_grid_mask(random, shape, 0.4));
+  Conv2dProblem& problem = owned.problem;
+  problem.activation = Activation::relu;
+  owned.bias = reference::random_values(random, shape.out_channels);
+  set_input(owned, random, 256, 256);
+  owned.set_output_size();
+  const std::int64_t count = reference::output_count(problem);
+  CHECK(count * 4 >= 16 * 1024 * 1024);
+  for (const bool with_residual : {false, true}) {
+    if (with_residual) owned.residual = reference::random_elements(random, DType::float32, count);
+    const std::vector<Expected> expected = owned.expected();
+    owned.pack_for(Strategy::pixels);
+    for (const Isa isa : reference::usable_isas()) {
+      std::vector<float> first;
+      for (const auto& [past_line, threads] : {std::pair{0, 1}, {0, 3}, {1, 1}, {1, 3}}) {
+        check::context = std::string("outputs past the caches on ") + isa_name(isa) + ", " +
+                         std::to_string(past_line) + " floats after a cache line, " +
+                         std::to_string(threads) + " threads";
+        AlignedBytes memory((count + 2 * kLine) * 4);
+        auto* const output = reinterpret_cast<float*>(memory.data()) + past_line;
+        std::fill_n(output, count + kLine, -7.25f);
+        std::int64_t bytes = 0;
+        CHECK(conv2d_workspace(problem, isa, threads, &bytes).ok());
+        AlignedBytes workspace(bytes);
+        CHECK(conv2d(problem, owned.tensors(output), isa, parallel_threads(threads),
+                     workspace.data(), nullptr)
+                  .ok());
+        if (first.empty()) {
+          first.assign(output, output + count);
+          CHECK(std::equal(
+              expected.begin(), expected.end(), output,
+              [](const Expected& e, double got) { return e.accepts(DType::float32, got); }));
+        }
+        CHECK(std::memcmp(first.data(), output, static_cast<std::size_t>(count * 4)) == 0);
+        CHECK(std::all_of(output + count, output + count + kLine,
+                          [](float x) { return x == -7.25f; }));
+      }
+    }
+  }
+}
+
 // Only the second output of an axis lies on the input: at its first pixel.
 void test_largest_stride() {
   Random random(14);
@@ -563,6 +610,7 @@ int main() {
   test_large_problems();
   test_maps_of_whole_cache_lines();
   test_maps_that_end_with_four_outputs();
+  test_outputs_past_the_caches();
   test_largest_stride();
   test_empty_input();
   test_uneven_padding();

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/conv2d/kernel.h"
 
@@ -53,8 +54,12 @@ struct Epilogue {
     return x;
   }
 
-  L1SPARSE_INLINE void full(typename V::Reg sum, const T* residual, T* output) const {
+  L1SPARSE_INLINE void full(typename V::Reg sum, const T* residual, T* output,
+                            bool streams = false) const {
     if constexpr (kResidual) sum = V::add(sum, V::load(residual));
+    if constexpr (std::is_same_v<T, float>) {
+      if (streams) return V::stream(output, activate(sum));
+    }
     V::store(output, activate(sum));
   }
 
@@ -84,13 +89,13 @@ void finish_rows(const FinishJob& shared) {
       T* output = static_cast<T*>(job.output) + position;
       for (std::int64_t col = 0; col < job.cols; col += kLineElements) {
         const std::int64_t ahead = (kFiltersAhead * job.filter_stride + col) * sizeof(T);
-        prefetch_to_write(output, ahead);
+        if (!job.streams) prefetch_to_write(output, ahead);
         if constexpr (kResidual) prefetch(residual, ahead);
       }
       std::int64_t col = 0;
       for (; col + kLanes <= job.cols; col += kLanes) {
         epilogue.full(V::add(V::load(sums + col), bias), residual + (kResidual ? col : 0),
-                      output + col);
+                      output + col, job.streams);
       }
       if (col < job.cols) {
         const int n = static_cast<int>(job.cols - col);
@@ -99,6 +104,7 @@ void finish_rows(const FinishJob& shared) {
       }
     }
   }
+  if (job.streams) V::finish_streams();
 }
 
 // NHWC: the filters of an output lie side by side.

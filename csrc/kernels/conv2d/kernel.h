@@ -37,6 +37,8 @@ struct FinishJob {
   const void* residual;     // at the output's position, or null
   void* output;             // first filter, first output of the tile
   std::int64_t filter_stride, row_stride, col_stride;
+  // Whether outputs go past the caches; they are float32, and every filter's start a cache line.
+  bool streams;
   Activation activation;
   float low, high;
 };

@@ -286,9 +286,9 @@ void run_filters(const Filters& filters, const Outputs& outputs, ItemWork& work)
                           : reinterpret_cast<const char*>(planes + at);
       job.sums = first_sums + (at - start);
       job.output = nullptr;
-      if (plan.outputs_ahead && !in_output) {
-        const std::int64_t bytes = size_of(problem.dtype);
-        job.output = static_cast<const char*>(finish.output) + (at - start) * bytes;
+      if (in_output ? plan.next_outputs_ahead : plan.outputs_ahead) {
+        const std::int64_t bytes = size_of(problem.dtype), next = in_output ? count : 0;
+        job.output = static_cast<const char*>(finish.output) + (at - start + next) * bytes;
         job.output_pitch = finish.filter_stride * bytes;
         job.output_bytes = count * bytes;
       }
@@ -304,6 +304,8 @@ void run_filters(const Filters& filters, const Outputs& outputs, ItemWork& work)
     finish.filters = filters.end - filters.first;
     finish.tile_cols = finish.cols = at - start;
     finish.rows = 1;
+    finish.streams =
+        plan.streams && reinterpret_cast<std::uintptr_t>(finish.output) % kAlignment == 0;
     run.kernels.finish[static_cast<int>(finished)](finish);
   }
 }
@@ -439,7 +441,7 @@ Status pixels_conv2d(const Conv2dProblem& problem, const Conv2dTensors& tensors,
           tap_end,
           column_offsets,
           channel_pitch,
-          sums_fit_output(problem, tensors),
+          sums_fit_output(problem, tensors) && !plan.streams,
           base,
           ran};
   parallel.for_each(plan.slots, run_slot, &run);

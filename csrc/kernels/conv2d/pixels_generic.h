@@ -159,8 +159,9 @@ class OutputsAhead {
     if (next_ == nullptr) return;
     due_ += job.end_filter - job.first_filter;
     for (; due_ >= job.columns; due_ -= job.columns, next_ += job.output_pitch) {
-      // One line more than the outputs fill: they start anywhere in the first.
-      for (std::int64_t byte = 0; byte < job.output_bytes + kCacheLine; byte += kCacheLine) {
+      const auto in_line =
+          static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(next_) % kCacheLine);
+      for (std::int64_t byte = -in_line; byte < job.output_bytes; byte += kCacheLine) {
         prefetch_to_write(next_, byte);
       }
     }

@@ -22,10 +22,19 @@ constexpr std::int64_t kPooledBytes = 256 * 1024;
 // written. With several taps there is the time to bring them there meanwhile; with one, asking for
 // them costs more than it saves.
 constexpr std::int64_t kFarOutputBytes = 512 * 1024;
+// Outputs of so many bytes, of all images, come from main memory where sums are the output, so the
+// next tile's are asked for meanwhile; less is near enough.
+constexpr std::int64_t kFarSumBytes = 4 * 1024 * 1024;
+// Outputs of so many bytes leave nothing else in half of a common last-level cache. Written past
+// the caches, they are not fetched from memory before.
+constexpr std::int64_t kStreamedBytes = 16 * 1024 * 1024;
 // Sums in the output save a pass over it. Where they start within a cache line, which makes every
 // addition to them slower, they pay if a filter has so few columns of up to 8 channels, on average.
 constexpr std::int64_t kLineFloats = 16;
 constexpr std::int64_t kFewAdditions = 4;
+// Where outputs of two filters are a multiple of so many floats apart, the sums of all filters
+// compete for the same few places of the first-level cache.
+constexpr std::int64_t kCompetingFloats = 512;
 
 // Floats of a band's input. A tile may read up to its width past the last output.
 std::int64_t band_floats(const Conv2dProblem& problem, const PixelsPlan& plan, std::int64_t rows,
@@ -237,8 +246,12 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pi
 
   const std::int64_t image_bytes = checked_mul(checked_mul(problem.out_h, problem.out_w),
                                                shape.out_channels * size_of(problem.dtype));
-  plan->outputs_ahead = grid.taps > 1 && image_bytes >= kFarOutputBytes && !problem.channels_last &&
-                        problem.pool.kernel_h == 0;
+  const std::int64_t bytes = checked_mul(problem.batch, image_bytes);
+  const bool in_rows = !problem.channels_last && problem.pool.kernel_h == 0;
+  plan->outputs_ahead = in_rows && grid.taps > 1 && image_bytes >= kFarOutputBytes;
+  plan->next_outputs_ahead = in_rows && bytes >= kFarSumBytes;
+  plan->streams = in_rows && bytes >= kStreamedBytes && problem.dtype == DType::float32 &&
+                  problem.out_h * problem.out_w % kLineFloats == 0;
 
   plan->unpruned = &tiles == &kernels.unpruned_tiles;
 
@@ -288,9 +301,10 @@ bool sums_fit_output(const Conv2dProblem& problem, const Conv2dTensors& tensors)
   const PackedView& weight = problem.weight;
   // Sums of filters that fill up the last group have no place there.
   if (weight.shape.out_channels / problem.groups % weight.grid.filters != 0) return false;
-  return problem.out_h * problem.out_w % kLineFloats == 0 ||
-         weight.kept_groups * ceil_div(weight.grid.channels, 8) <=
-             weight.grid.filter_groups * kFewAdditions;
+  const std::int64_t outputs = problem.out_h * problem.out_w;
+  if (outputs % kCompetingFloats == 0) return false;
+  return outputs % kLineFloats == 0 || weight.kept_groups * ceil_div(weight.grid.channels, 8) <=
+                                           weight.grid.filter_groups * kFewAdditions;
 }
 
 std::int64_t max_pool_line(const MaxPool& pool, std::int64_t width) {

@@ -30,8 +30,10 @@ struct PixelsPlan {
   std::int64_t bands_y, bands_x;
   std::int64_t filters;  // of a convolution group
   bool shares_filters;
-  bool unpruned;       // with tiles that take every group to be kept
-  bool outputs_ahead;  // whether memory for outputs is asked for before they are finished
+  bool unpruned;            // with tiles that take every group to be kept
+  bool outputs_ahead;       // whether memory for outputs is asked for before they are finished
+  bool next_outputs_ahead;  // likewise, where sums are the output, for the next tile's
+  bool streams;             // whether outputs go past the caches
   std::int64_t part_filters, filter_parts;
   std::int64_t items, slots;   // pieces of work; workspaces, each used by one thread at a time
   std::int64_t widest;         // outputs of the widest tile
