@@ -10,6 +10,8 @@
 // outputs and inputs of a channel already lie alike, the input is read in place. Bands, or ranges
 // of filters, are what threads share out.
 #include <algorithm>
+#include <atomic>
+#include <new>
 
 #include "kernels/conv2d/pixels_plan.h"
 
@@ -51,7 +53,7 @@ Item item_at(const PixelsPlan& plan, const Conv2dProblem& problem, std::int64_t 
   index /= plan.bands_x;
   const std::int64_t band = index % plan.bands_y;
   item.out_y = band * plan.band_rows;
-  item.rows = smaller(plan.band_rows, problem.out_h - item.out_y);
+  item.rows = smaller(plan.band_rows, plan.rows - item.out_y);
   if (const MaxPool& pool = problem.pool; pool.kernel_h != 0) {
     item.pooled_y = band * plan.pooled_rows;
     item.pooled_rows = smaller(plan.pooled_rows, pool.out_h - item.pooled_y);
@@ -63,7 +65,7 @@ Item item_at(const PixelsPlan& plan, const Conv2dProblem& problem, std::int64_t 
   index /= plan.bands_y;
   item.group = index % problem.groups;
   item.image = index / problem.groups;
-  item.cols = smaller(plan.band_cols, problem.out_w - item.out_x);
+  item.cols = smaller(plan.band_cols, plan.cols - item.out_x);
   item.first_filter = item.group * plan.filters + part * plan.part_filters;
   item.end_filter = smaller(item.first_filter + plan.part_filters, (item.group + 1) * plan.filters);
   return item;
@@ -257,8 +259,8 @@ void run_filters(const Filters& filters, const Outputs& outputs, ItemWork& work)
   ColumnsJob& job = work.job;
   const bool in_place = plan.source == Source::in_place;
   // Where the last tile begins, if this is the end of the image and there is one.
-  const bool ends_image = plan.last_tile != nullptr && item.out_y + item.rows == problem.out_h &&
-                          item.out_x + item.cols == problem.out_w;
+  const bool ends_image = plan.last_tile != nullptr && item.out_y + item.rows == plan.rows &&
+                          item.out_x + item.cols == plan.cols;
   const std::int64_t last = outputs.end - (ends_image ? plan.last_tile->outputs : 0);
   const auto end_of = [&](std::int64_t at) { return at < last ? last : outputs.end; };
   const auto tile_at = [&](std::int64_t at) {
@@ -366,14 +368,27 @@ const char* run_item(const Run& run, std::int64_t index, char* slot) {
   return work.job.ran;
 }
 
+// The next item of a slot's share that no thread has taken, on a cache line of its own.
+std::atomic<std::size_t>& next_of(const PixelsPlan& plan, char* workspace, std::int64_t slot) {
+  return *reinterpret_cast<std::atomic<std::size_t>*>(workspace + plan.shares_at +
+                                                      slot * kAlignment);
+}
+
+// Does the items of the slot's share, whose inputs and outputs may be in its processor's caches
+// from the layer before, and then what is left of others', whose threads are slower or held up.
 void run_slot(void* context, std::int64_t slot) {
   const Run& run = *static_cast<const Run*>(context);
   const PixelsPlan& plan = run.plan;
   char* memory = run.workspace + plan.slots_at + slot * plan.slot_bytes;
-  const Share share = share_of(plan.items, plan.slots, slot);
-  const char* ran = nullptr;
-  for (std::int64_t i = share.begin; i < share.end; ++i) ran = run_item(run, i, memory);
-  if (slot == 0 && run.ran != nullptr) *run.ran = ran;
+  for (std::int64_t i = 0; i < plan.slots; ++i) {
+    const std::int64_t owner = (slot + i) % plan.slots;
+    const std::int64_t end = share_of(plan.items, plan.slots, owner).end;
+    std::atomic<std::size_t>& next = next_of(plan, run.workspace, owner);
+    for (std::int64_t item; (item = static_cast<std::int64_t>(next++)) < end;) {
+      const char* const ran = run_item(run, item, memory);
+      if (item == 0 && run.ran != nullptr) *run.ran = ran;
+    }
+  }
 }
 
 }  // namespace
@@ -429,6 +444,10 @@ Status pixels_conv2d(const Conv2dProblem& problem, const Conv2dTensors& tensors,
                            row_taps[y] * plan.band_cols + skipped;
       }
     }
+  }
+  for (std::int64_t slot = 0; slot < plan.slots; ++slot) {
+    const std::int64_t begin = share_of(plan.items, plan.slots, slot).begin;
+    new (&next_of(plan, base, slot)) std::atomic<std::size_t>(static_cast<std::size_t>(begin));
   }
   Run run{problem,
           tensors,

@@ -8,6 +8,10 @@ namespace {
 constexpr std::int64_t kBandBytes = 512 * 1024;
 // A band should have this many outputs before threads take filters instead of bands.
 constexpr std::int64_t kMinBandOutputs = 96;
+// A piece of what threads share out has so many tiles at least, and a thread so many pieces at
+// most.
+constexpr std::int64_t kPieceTiles = 2;
+constexpr std::int64_t kThreadPieces = 4;
 // Each part of the filters gathers the input again, so a part should be worth it.
 constexpr std::int64_t kMinPartFilters = 32;
 // Outputs below which an image counts as small.
@@ -40,11 +44,14 @@ constexpr std::int64_t kCompetingFloats = 512;
 std::int64_t band_floats(const Conv2dProblem& problem, const PixelsPlan& plan, std::int64_t rows,
                          std::int64_t cols) {
   const WeightShape& shape = problem.weight.shape;
+  if (plan.source == Source::in_place) {
+    const std::int64_t rows_apart = checked_mul(shape.kernel_h - 1, problem.dilation_h);
+    const std::int64_t reached =
+        checked_add(checked_mul(rows, cols), checked_mul(rows_apart, problem.in_w));
+    return checked_mul(shape.in_channels, reached);
+  }
   const std::int64_t panel_rows =
       axis_extent_bound(rows, shape.kernel_h, problem.dilation_h, problem.stride_h);
-  if (plan.source == Source::in_place) {
-    return checked_mul(shape.in_channels, checked_mul(panel_rows, cols));
-  }
   const std::int64_t sets =
       plan.source == Source::by_tap ? shape.kernel_w : smaller(shape.kernel_w, problem.stride_w);
   const std::int64_t planes = checked_mul(sets, shape.in_channels);
@@ -108,39 +115,47 @@ void plan_bands(const Conv2dProblem& problem, std::int64_t threads, PixelsPlan* 
   const auto fits = [&](std::int64_t rows, std::int64_t cols) {
     return band_floats(problem, *plan, rows, cols) <= kBandBytes / kFloatBytes;
   };
-  plan->band_rows = 1;
-  plan->band_cols = problem.out_w;
   const bool pools = problem.pool.kernel_h != 0;
+  const bool long_row = plan->source == Source::in_place && !pools;
+  const std::int64_t outputs = checked_mul(problem.out_h, problem.out_w);
+  plan->rows = long_row ? 1 : problem.out_h;
+  plan->cols = long_row ? outputs : problem.out_w;
+  plan->band_rows = 1;
+  plan->band_cols = plan->cols;
   while (!pools && plan->band_cols > plan->widest && !fits(1, plan->band_cols)) {
     plan->band_cols = round_up(ceil_div(plan->band_cols, 2), plan->widest);
   }
-  if (plan->band_cols >= problem.out_w) {
-    while (plan->band_rows < problem.out_h && fits(plan->band_rows + 1, problem.out_w)) {
+  if (plan->band_cols >= plan->cols) {
+    while (plan->band_rows < plan->rows && fits(plan->band_rows + 1, plan->cols)) {
       ++plan->band_rows;
     }
   }
   // Without a band of less than a tile.
-  plan->bands_x = ceil_div(larger(problem.out_w - plan->widest, 1), plan->band_cols);
-  plan->bands_y = ceil_div(problem.out_h, plan->band_rows);
+  plan->bands_x = ceil_div(larger(plan->cols - plan->widest, 1), plan->band_cols);
+  plan->bands_y = ceil_div(plan->rows, plan->band_rows);
   // As many bands as give every thread the same work, where they do not become too small.
   const std::int64_t images = checked_mul(problem.batch, problem.groups);
-  const std::int64_t outputs = checked_mul(problem.out_h, problem.out_w);
   const std::int64_t bands = checked_mul(plan->bands_x, plan->bands_y);
-  if (threads > 1 && !plan->shares_filters && images % threads != 0 && bands < 4 * threads &&
-      outputs >= kMinBandOutputs * round_up(bands, threads)) {
+  if (threads > 1 && !plan->shares_filters && images % threads != 0) {
     const std::int64_t wanted = round_up(bands, threads);
-    if (plan->bands_x == 1 && problem.out_h >= wanted) {
-      plan->bands_y = wanted;
-    } else if (problem.out_h == 1 && !pools) {
-      plan->bands_x = wanted;
+    if (long_row) {
+      // Whole tiles, and pieces enough that a thread which is held up leaves some to the others.
+      const std::int64_t tiles = ceil_div(outputs, plan->widest);
+      plan->bands_x = larger(plan->bands_x, smaller(tiles / kPieceTiles, kThreadPieces * threads));
+    } else if (bands < 4 * threads && outputs >= kMinBandOutputs * wanted) {
+      if (plan->bands_x == 1 && plan->rows >= wanted) {
+        plan->bands_y = wanted;
+      } else if (plan->rows == 1 && !pools) {
+        plan->bands_x = wanted;
+      }
     }
   }
   std::int64_t rows = plan->band_rows;
-  while (rows > 0 && rows * problem.out_w % kLineFloats != 0) --rows;
+  while (rows > 0 && rows * plan->cols % kLineFloats != 0) --rows;
   // Shares are even, or else the next band's outputs begin with a cache line.
   const bool shared = threads > 1 || rows == 0 || plan->bands_y == 1;
-  plan->band_rows = shared ? ceil_div(problem.out_h, plan->bands_y) : rows;
-  plan->bands_y = ceil_div(problem.out_h, plan->band_rows);
+  plan->band_rows = shared ? ceil_div(plan->rows, plan->bands_y) : rows;
+  plan->bands_y = ceil_div(plan->rows, plan->band_rows);
   if (pools) {  // bands of whole windows, that share rows where windows do
     const MaxPool& pool = problem.pool;
     plan->pooled_rows = ceil_div(pool.out_h, smaller(plan->bands_y, pool.out_h));
@@ -149,10 +164,11 @@ void plan_bands(const Conv2dProblem& problem, std::int64_t threads, PixelsPlan* 
         smaller((plan->pooled_rows - 1) * pool.stride_h + pool.kernel_h, problem.out_h);
   }
   // Bands of whole widest tiles, unless threads would get uneven shares.
-  const std::int64_t step = bands < 4 * threads && threads > 1 ? plan->unit : plan->widest;
+  const bool uneven = bands < 4 * threads && threads > 1 && !long_row;
+  const std::int64_t step = uneven ? plan->unit : plan->widest;
   plan->band_cols =
-      plan->bands_x == 1 ? problem.out_w : round_up(ceil_div(problem.out_w, plan->bands_x), step);
-  plan->bands_x = ceil_div(problem.out_w, plan->band_cols);
+      plan->bands_x == 1 ? plan->cols : round_up(ceil_div(plan->cols, plan->bands_x), step);
+  plan->bands_x = ceil_div(plan->cols, plan->band_cols);
 }
 
 // Whether every group of one filter is kept. That every row has its place is looked up, since the
@@ -284,6 +300,7 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pi
   plan->tap_begin_at = layout.reserve(shape.kernel_w, sizeof(std::int64_t));
   plan->tap_end_at = layout.reserve(shape.kernel_w, sizeof(std::int64_t));
   plan->column_offsets_at = layout.reserve(grid.columns(), sizeof(std::int64_t));
+  plan->shares_at = layout.reserve(plan->slots, kAlignment);
   plan->slots_at = layout.reserve(plan->slots, round_up(plan->slot_bytes, kAlignment));
   plan->slot_bytes = round_up(plan->slot_bytes, kAlignment);
   plan->total_bytes = layout.bytes;

@@ -26,6 +26,7 @@ constexpr std::int64_t kMaxTapsWithBits = 121;
 
 struct PixelsPlan {
   Source source;
+  std::int64_t rows, cols;  // of the outputs; read in place, they are one long row
   std::int64_t band_rows, band_cols;
   std::int64_t bands_y, bands_x;
   std::int64_t filters;  // of a convolution group
@@ -50,8 +51,8 @@ struct PixelsPlan {
   TileChoice tiles;
   // Workspace layout, in bytes.
   std::int64_t row_runs_at, row_taps_at, set_cols_at, tap_begin_at, tap_end_at, column_offsets_at;
-  std::int64_t slots_at, slot_bytes, lines_at, sums_at, extra_lanes_at, entries_at, strip_at,
-      pool_line_at, total_bytes;
+  std::int64_t slots_at, slot_bytes, shares_at, lines_at, sums_at, extra_lanes_at, entries_at,
+      strip_at, pool_line_at, total_bytes;
 };
 
 Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, PixelsPlan* plan);
