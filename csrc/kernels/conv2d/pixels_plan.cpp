@@ -122,8 +122,13 @@ void plan_bands(const Conv2dProblem& problem, std::int64_t threads, PixelsPlan* 
   plan->cols = long_row ? outputs : problem.out_w;
   plan->band_rows = 1;
   plan->band_cols = plan->cols;
-  while (!pools && plan->band_cols > plan->widest && !fits(1, plan->band_cols)) {
-    plan->band_cols = round_up(ceil_div(plan->band_cols, 2), plan->widest);
+  if (!pools && !fits(1, plan->cols)) {  // as many whole tiles as fit, but one
+    std::int64_t tiles = 1, too_many = ceil_div(plan->cols, plan->widest);
+    while (too_many - tiles > 1) {
+      const std::int64_t middle = tiles + (too_many - tiles) / 2;
+      (fits(1, middle * plan->widest) ? tiles : too_many) = middle;
+    }
+    plan->band_cols = smaller(plan->cols, tiles * plan->widest);
   }
   if (plan->band_cols >= plan->cols) {
     while (plan->band_rows < plan->rows && fits(plan->band_rows + 1, plan->cols)) {
