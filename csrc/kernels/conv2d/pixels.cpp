@@ -49,7 +49,16 @@ Item item_at(const PixelsPlan& plan, const Conv2dProblem& problem, std::int64_t 
   const std::int64_t bands = plan.items / plan.filter_parts;
   const std::int64_t part = index / bands;
   index %= bands;
-  item.out_x = index % plan.bands_x * plan.band_cols;
+  const std::int64_t band_x = index % plan.bands_x;
+  if (plan.long_row) {
+    const Share tiles = share_of(plan.cols / plan.widest, plan.bands_x, band_x);
+    item.out_x = tiles.begin * plan.widest;
+    const bool last = band_x == plan.bands_x - 1;
+    item.cols = (last ? plan.cols : tiles.end * plan.widest) - item.out_x;
+  } else {
+    item.out_x = band_x * plan.band_cols;
+    item.cols = smaller(plan.band_cols, plan.cols - item.out_x);
+  }
   index /= plan.bands_x;
   const std::int64_t band = index % plan.bands_y;
   item.out_y = band * plan.band_rows;
@@ -65,7 +74,6 @@ Item item_at(const PixelsPlan& plan, const Conv2dProblem& problem, std::int64_t 
   index /= plan.bands_y;
   item.group = index % problem.groups;
   item.image = index / problem.groups;
-  item.cols = smaller(plan.band_cols, plan.cols - item.out_x);
   item.first_filter = item.group * plan.filters + part * plan.part_filters;
   item.end_filter = smaller(item.first_filter + plan.part_filters, (item.group + 1) * plan.filters);
   return item;

@@ -44,14 +44,11 @@ constexpr std::int64_t kCompetingFloats = 512;
 std::int64_t band_floats(const Conv2dProblem& problem, const PixelsPlan& plan, std::int64_t rows,
                          std::int64_t cols) {
   const WeightShape& shape = problem.weight.shape;
-  if (plan.source == Source::in_place) {
-    const std::int64_t rows_apart = checked_mul(shape.kernel_h - 1, problem.dilation_h);
-    const std::int64_t reached =
-        checked_add(checked_mul(rows, cols), checked_mul(rows_apart, problem.in_w));
-    return checked_mul(shape.in_channels, reached);
-  }
   const std::int64_t panel_rows =
       axis_extent_bound(rows, shape.kernel_h, problem.dilation_h, problem.stride_h);
+  if (plan.source == Source::in_place) {
+    return checked_mul(shape.in_channels, checked_mul(panel_rows, cols));
+  }
   const std::int64_t sets =
       plan.source == Source::by_tap ? shape.kernel_w : smaller(shape.kernel_w, problem.stride_w);
   const std::int64_t planes = checked_mul(sets, shape.in_channels);
@@ -111,56 +108,66 @@ bool shares_filters(const Conv2dProblem& problem, const PixelsPlan& plan, std::i
          checked_mul(problem.batch, problem.groups) % threads != 0;
 }
 
+// Read in place, the outputs of an image are one long row. Bands are whole tiles of it, and the
+// last has what is left over.
+void plan_stretches(const Conv2dProblem& problem, std::int64_t threads, PixelsPlan* plan) {
+  const WeightShape& shape = problem.weight.shape;
+  plan->rows = plan->band_rows = plan->bands_y = 1;
+  plan->cols = checked_mul(problem.out_h, problem.out_w);
+  const std::int64_t tiles = larger(plan->cols / plan->widest, 1);
+  const std::int64_t reached =
+      checked_mul(checked_mul(shape.kernel_h - 1, problem.dilation_h), problem.in_w);
+  const std::int64_t fit = kBandBytes / kFloatBytes / shape.in_channels - reached;
+  plan->bands_x = ceil_div(tiles, larger(fit / plan->widest, 1));
+  // Pieces enough that a thread which is held up leaves some to the others.
+  const std::int64_t images = checked_mul(problem.batch, problem.groups);
+  if (threads > 1 && !plan->shares_filters && images % threads != 0) {
+    const std::int64_t pieces = checked_mul(kThreadPieces, threads);
+    plan->bands_x = larger(plan->bands_x, smaller(tiles / kPieceTiles, pieces));
+  }
+  plan->band_cols = (ceil_div(tiles, plan->bands_x) + 1) * plan->widest;
+}
+
+// Other bands are some rows of an image, or parts of a row.
 void plan_bands(const Conv2dProblem& problem, std::int64_t threads, PixelsPlan* plan) {
+  plan->rows = problem.out_h;
+  plan->cols = problem.out_w;
   const auto fits = [&](std::int64_t rows, std::int64_t cols) {
     return band_floats(problem, *plan, rows, cols) <= kBandBytes / kFloatBytes;
   };
-  const bool pools = problem.pool.kernel_h != 0;
-  const bool long_row = plan->source == Source::in_place && !pools;
-  const std::int64_t outputs = checked_mul(problem.out_h, problem.out_w);
-  plan->rows = long_row ? 1 : problem.out_h;
-  plan->cols = long_row ? outputs : problem.out_w;
   plan->band_rows = 1;
-  plan->band_cols = plan->cols;
-  if (!pools && !fits(1, plan->cols)) {  // as many whole tiles as fit, but one
-    std::int64_t tiles = 1, too_many = ceil_div(plan->cols, plan->widest);
-    while (too_many - tiles > 1) {
-      const std::int64_t middle = tiles + (too_many - tiles) / 2;
-      (fits(1, middle * plan->widest) ? tiles : too_many) = middle;
-    }
-    plan->band_cols = smaller(plan->cols, tiles * plan->widest);
+  plan->band_cols = problem.out_w;
+  const bool pools = problem.pool.kernel_h != 0;
+  while (!pools && plan->band_cols > plan->widest && !fits(1, plan->band_cols)) {
+    plan->band_cols = round_up(ceil_div(plan->band_cols, 2), plan->widest);
   }
-  if (plan->band_cols >= plan->cols) {
-    while (plan->band_rows < plan->rows && fits(plan->band_rows + 1, plan->cols)) {
+  if (plan->band_cols >= problem.out_w) {
+    while (plan->band_rows < problem.out_h && fits(plan->band_rows + 1, problem.out_w)) {
       ++plan->band_rows;
     }
   }
   // Without a band of less than a tile.
-  plan->bands_x = ceil_div(larger(plan->cols - plan->widest, 1), plan->band_cols);
-  plan->bands_y = ceil_div(plan->rows, plan->band_rows);
+  plan->bands_x = ceil_div(larger(problem.out_w - plan->widest, 1), plan->band_cols);
+  plan->bands_y = ceil_div(problem.out_h, plan->band_rows);
   // As many bands as give every thread the same work, where they do not become too small.
   const std::int64_t images = checked_mul(problem.batch, problem.groups);
+  const std::int64_t outputs = checked_mul(problem.out_h, problem.out_w);
   const std::int64_t bands = checked_mul(plan->bands_x, plan->bands_y);
-  if (threads > 1 && !plan->shares_filters && images % threads != 0) {
+  if (threads > 1 && !plan->shares_filters && images % threads != 0 && bands < 4 * threads &&
+      outputs >= kMinBandOutputs * round_up(bands, threads)) {
     const std::int64_t wanted = round_up(bands, threads);
-    if (long_row) {
-      // Whole tiles, and pieces enough that a thread which is held up leaves some to the others.
-      const std::int64_t tiles = ceil_div(outputs, plan->widest);
-      plan->bands_x = larger(plan->bands_x, smaller(tiles / kPieceTiles, kThreadPieces * threads));
-    } else if (bands < 4 * threads && outputs >= kMinBandOutputs * wanted) {
-      if (plan->bands_x == 1 && plan->rows >= wanted) {
-        plan->bands_y = wanted;
-      } else if (plan->rows == 1 && !pools) {
-        plan->bands_x = wanted;
-      }
+    if (plan->bands_x == 1 && problem.out_h >= wanted) {
+      plan->bands_y = wanted;
+    } else if (problem.out_h == 1 && !pools) {
+      plan->bands_x = wanted;
     }
   }
   std::int64_t rows = plan->band_rows;
-  while (rows > 0 && rows * plan->cols % kLineFloats != 0) --rows;
+  while (rows > 0 && rows * problem.out_w % kLineFloats != 0) --rows;
   // Shares are even, or else the next band's outputs begin with a cache line.
   const bool shared = threads > 1 || rows == 0 || plan->bands_y == 1;
-  plan->band_rows = shared ? ceil_div(plan->rows, plan->bands_y) : rows;
-  plan->bands_y = ceil_div(plan->rows, plan->band_rows);
+  plan->band_rows = shared ? ceil_div(problem.out_h, plan->bands_y) : rows;
+  plan->bands_y = ceil_div(problem.out_h, plan->band_rows);
   if (pools) {  // bands of whole windows, that share rows where windows do
     const MaxPool& pool = problem.pool;
     plan->pooled_rows = ceil_div(pool.out_h, smaller(plan->bands_y, pool.out_h));
@@ -169,11 +176,10 @@ void plan_bands(const Conv2dProblem& problem, std::int64_t threads, PixelsPlan* 
         smaller((plan->pooled_rows - 1) * pool.stride_h + pool.kernel_h, problem.out_h);
   }
   // Bands of whole widest tiles, unless threads would get uneven shares.
-  const bool uneven = bands < 4 * threads && threads > 1 && !long_row;
-  const std::int64_t step = uneven ? plan->unit : plan->widest;
+  const std::int64_t step = bands < 4 * threads && threads > 1 ? plan->unit : plan->widest;
   plan->band_cols =
-      plan->bands_x == 1 ? plan->cols : round_up(ceil_div(plan->cols, plan->bands_x), step);
-  plan->bands_x = ceil_div(plan->cols, plan->band_cols);
+      plan->bands_x == 1 ? problem.out_w : round_up(ceil_div(problem.out_w, plan->bands_x), step);
+  plan->bands_x = ceil_div(problem.out_w, plan->band_cols);
 }
 
 // Whether every group of one filter is kept. That every row has its place is looked up, since the
@@ -248,7 +254,8 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pi
   plan->shares_filters = shares_filters(problem, *plan, threads);
   // Products may be added in another order in a last tile: bands do not depend on threads then.
   const std::int64_t band_threads = plan->last_tile == nullptr ? threads : 1;
-  plan_bands(problem, band_threads, plan);
+  plan->long_row = plan->source == Source::in_place && problem.pool.kernel_h == 0;
+  (plan->long_row ? plan_stretches : plan_bands)(problem, band_threads, plan);
   if (plan->source == Source::by_phase && plan->bands_x > 1) {
     plan->source = Source::by_tap;
     plan_bands(problem, band_threads, plan);

@@ -26,7 +26,8 @@ constexpr std::int64_t kMaxTapsWithBits = 121;
 
 struct PixelsPlan {
   Source source;
-  std::int64_t rows, cols;  // of the outputs; read in place, they are one long row
+  bool long_row;  // of an image's outputs, whatever rows they are in, for bands to be parts of
+  std::int64_t rows, cols;  // of an image's outputs, or of the long row
   std::int64_t band_rows, band_cols;
   std::int64_t bands_y, bands_x;
   std::int64_t filters;  // of a convolution group
