@@ -109,18 +109,19 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
 
     Args:
         path: the file.
-        model: the network's dense architecture, any weights; it is not changed.
+        model: the network's dense architecture, any weights; it is not changed. Made under
+            ``torch.device("meta")`` it has none, and no memory for them.
 
     Returns:
         A module for inference, its sparse layers holding only the packed weight.
 
     Raises:
         OSError: if there is no such file, or it can't be read.
-        ValueError: if the file is damaged or foreign, or does not fit `model`; the message says
-            in what.
+        ValueError: if the file is damaged or foreign, or does not fit `model`, or `model` has
+            buffers without values that no file has; the message says in what, or which.
     """
     stored, description = read(Path(path))
-    result = inference_copy(model)
+    result = _with_values(inference_copy(model))
     memory_format = description.memory_format
     if description.folded:
         result = optimised_graph(result)
@@ -144,6 +145,25 @@ def load(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
             f"path: {str(path)!r} does not fit this {type(model).__name__}: {error}"
         ) from error
     return result
+
+
+def _with_values(model: nn.Module) -> nn.Module:
+    """Put zeros in the place of what is on the meta device.
+
+    Raises:
+        ValueError: if that would invent values, which the file's do not replace.
+    """
+    in_file = model.state_dict(keep_vars=True)
+    for name, buffer in model.named_buffers():
+        of = model.get_submodule(name.rpartition(".")[0])
+        # The mask of a SparseConv2d is in its packed weight.
+        if buffer.is_meta and name not in in_file and not isinstance(of, SparseConv2d):
+            raise ValueError(
+                f"model: {name!r} is a non-persistent buffer on the meta device, expected one with"
+                " values, since no file has them"
+            )
+    model._apply(lambda x: torch.zeros_like(x, device="cpu") if x.is_meta else x)
+    return model
 
 
 def _dense_weight(model: nn.Module, name: str, packed: Tensor) -> Tensor:

@@ -73,6 +73,30 @@ def test_loading_leaves_the_given_architecture_as_it_is(saved: Net, path: Path) 
     assert all(torch.equal(before[k], v) for k, v in architecture.state_dict().items())
 
 
+@pytest.mark.parametrize("accelerated", [False, True])
+def test_an_architecture_without_memory_is_enough(path: Path, accelerated: bool) -> None:
+    x = torch.randn(2, 3, 9, 9)
+    net = pruned_net()
+    net.stem = nn.Sequential(net.stem, nn.BatchNorm2d(32).eval())
+    saved = l1sparse.accelerate(net, x) if accelerated else net
+    l1sparse.save(saved, path)
+    with torch.device("meta"):
+        architecture = Net()
+        architecture.stem = nn.Sequential(architecture.stem, nn.BatchNorm2d(32))
+    back = l1sparse.load(path, architecture)
+    with torch.inference_mode():
+        assert torch.equal(back(x), saved(x))
+    assert all(tensor.is_meta for tensor in architecture.state_dict().values())
+
+
+def test_a_buffer_without_values_that_no_file_has_is_an_error(saved: Net, path: Path) -> None:
+    architecture = Net()
+    scale = torch.ones(2, device="meta")
+    architecture.head.register_buffer("scale", scale, persistent=False)
+    with pytest.raises(ValueError, match=r"model: 'head\.scale' is a non-persistent buffer"):
+        l1sparse.load(path, architecture)
+
+
 def test_saving_leaves_the_network_as_it_is(path: Path) -> None:
     net = pruned_net().train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
