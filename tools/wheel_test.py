@@ -2,7 +2,8 @@
 """Installs one wheel beside several releases of torch and Pythons, and runs tests on each.
 
 Every pair gets a venv of its own, which is deleted afterwards, and tests copied to where no source
-tree is. A torch for CUDA takes up to 7 GB while its pair is tested.
+tree is. A torch for CUDA takes up to 7 GB while its pair is tested; pip says so where
+the disk is full.
 
     python tools/wheel_test.py dist/*.whl --torch 2.10.0 2.13.0 --python python3 python3.13
 """
@@ -18,7 +19,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / "build" / "wheel-test"
-FREE_BYTES = 12 * 2**30
 TEST_PACKAGES = ("pytest>=8", "hypothesis>=6.100", "expecttest>=0.2")
 # Nothing that compiles, or reads csrc.
 SETS = {
@@ -82,8 +82,6 @@ def test_pair(wheel: Path, python: str, torch: str, tests: str, options: list[st
     for folder in (venv, copy):
         shutil.rmtree(folder, ignore_errors=True)
     WORK.mkdir(parents=True, exist_ok=True)
-    if (free := shutil.disk_usage(WORK).free) < FREE_BYTES:
-        return f"not tested: {free >> 30} GB free, {FREE_BYTES >> 30} GB needed"
     try:
         if not run(python, "-m", "venv", venv, folder=WORK):
             return "not tested: no venv"
