@@ -158,15 +158,17 @@ void remember_isa(const char* ran) {
 Tensor sparse_conv2d(const Tensor& input, const Tensor& packed, std::vector<int64_t> weight_shape,
                      std::optional<Tensor> bias, std::vector<int64_t> stride,
                      std::vector<int64_t> padding, std::vector<int64_t> dilation, int64_t groups,
-                     std::optional<Tensor> residual, std::string activation, double clamp_min,
-                     double clamp_max, std::string backend) {
-  if (backend != "auto") {
-    fail("backend: got '" + backend + "', expected 'auto' for tensors on the CPU");
+                     std::optional<Tensor> residual, StringHandle activation, double clamp_min,
+                     double clamp_max, StringHandle backend) {
+  const std::string activation_name = take_string(activation);
+  const std::string backend_name = take_string(backend);
+  if (backend_name != "auto") {
+    fail("backend: got '" + backend_name + "', expected 'auto' for tensors on the CPU");
   }
   check_float("input", input, 4);
   l1sparse::Conv2dProblem problem = make_problem(
       open_as(packed, weight_shape), {stride, padding, dilation, groups}, sizes_of(input));
-  set_activation(activation, clamp_min, clamp_max, problem);
+  set_activation(activation_name, clamp_min, clamp_max, problem);
   Scratch workspace;
   return run_conv2d(problem, input, bias, residual, nullptr, workspace);
 }
@@ -204,11 +206,12 @@ void sparse_conv2d_into(const Tensor& input, const Tensor& packed,
                         std::vector<int64_t> weight_shape, std::optional<Tensor> bias,
                         std::vector<int64_t> stride, std::vector<int64_t> padding,
                         std::vector<int64_t> dilation, int64_t groups,
-                        std::optional<Tensor> residual, std::string activation, double clamp_min,
+                        std::optional<Tensor> residual, StringHandle activation, double clamp_min,
                         double clamp_max, Tensor out) {
+  const std::string activation_name = take_string(activation);
   Scratch workspace;
   convolve_into(input, packed, weight_shape, bias, {stride, padding, dilation, groups}, residual,
-                activation, clamp_min, clamp_max, out, workspace);
+                activation_name, clamp_min, clamp_max, out, workspace);
 }
 
 void sparse_conv2d_sequence(std::vector<Tensor> read, std::vector<Tensor> written,
@@ -261,13 +264,15 @@ void sparse_conv2d_sequence(std::vector<Tensor> read, std::vector<Tensor> writte
 Tensor sparse_conv2d_max_pool(const Tensor& input, const Tensor& packed,
                               std::vector<int64_t> weight_shape, std::optional<Tensor> bias,
                               std::vector<int64_t> stride, std::vector<int64_t> padding,
-                              std::vector<int64_t> dilation, int64_t groups, std::string activation,
-                              double clamp_min, double clamp_max, std::vector<int64_t> pool_kernel,
-                              std::vector<int64_t> pool_stride, std::vector<int64_t> pool_padding) {
+                              std::vector<int64_t> dilation, int64_t groups,
+                              StringHandle activation, double clamp_min, double clamp_max,
+                              std::vector<int64_t> pool_kernel, std::vector<int64_t> pool_stride,
+                              std::vector<int64_t> pool_padding) {
+  const std::string activation_name = take_string(activation);
   check_float("input", input, 4);
   l1sparse::Conv2dProblem problem = make_problem(
       open_as(packed, weight_shape), {stride, padding, dilation, groups}, sizes_of(input));
-  set_activation(activation, clamp_min, clamp_max, problem);
+  set_activation(activation_name, clamp_min, clamp_max, problem);
   l1sparse::MaxPool& pool = problem.pool;
   const auto [kernel_h, kernel_w] = pair("pool_kernel", pool_kernel);
   const auto [stride_h, stride_w] = pair("pool_stride", pool_stride);

@@ -38,15 +38,15 @@ void remember_isa(const char* ran);
 Tensor sparse_conv2d(const Tensor& input, const Tensor& packed, std::vector<int64_t> weight_shape,
                      std::optional<Tensor> bias, std::vector<int64_t> stride,
                      std::vector<int64_t> padding, std::vector<int64_t> dilation, int64_t groups,
-                     std::optional<Tensor> residual, std::string activation, double clamp_min,
-                     double clamp_max, std::string backend);
+                     std::optional<Tensor> residual, StringHandle activation, double clamp_min,
+                     double clamp_max, StringHandle backend);
 
 // `out` is where the output goes; it may be the residual.
 void sparse_conv2d_into(const Tensor& input, const Tensor& packed,
                         std::vector<int64_t> weight_shape, std::optional<Tensor> bias,
                         std::vector<int64_t> stride, std::vector<int64_t> padding,
                         std::vector<int64_t> dilation, int64_t groups,
-                        std::optional<Tensor> residual, std::string activation, double clamp_min,
+                        std::optional<Tensor> residual, StringHandle activation, double clamp_min,
                         double clamp_max, Tensor out);
 
 // Convolutions one after the other, as sparse_conv2d_into does each. A row of `steps`, int64, has
@@ -60,9 +60,10 @@ void sparse_conv2d_sequence(std::vector<Tensor> read, std::vector<Tensor> writte
 Tensor sparse_conv2d_max_pool(const Tensor& input, const Tensor& packed,
                               std::vector<int64_t> weight_shape, std::optional<Tensor> bias,
                               std::vector<int64_t> stride, std::vector<int64_t> padding,
-                              std::vector<int64_t> dilation, int64_t groups, std::string activation,
-                              double clamp_min, double clamp_max, std::vector<int64_t> pool_kernel,
-                              std::vector<int64_t> pool_stride, std::vector<int64_t> pool_padding);
+                              std::vector<int64_t> dilation, int64_t groups,
+                              StringHandle activation, double clamp_min, double clamp_max,
+                              std::vector<int64_t> pool_kernel, std::vector<int64_t> pool_stride,
+                              std::vector<int64_t> pool_padding);
 
 // For tests: the instruction set that the last sparse_conv2d's kernel says it was compiled for.
 std::string last_isa();

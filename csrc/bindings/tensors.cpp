@@ -31,6 +31,16 @@ void check(l1sparse::Status status) {
   fail(text);
 }
 
+std::string take_string(StringHandle argument) {
+  const std::unique_ptr<StringOpaque, decltype(&torch_delete_string)> owner(argument,
+                                                                            &torch_delete_string);
+  const char* text = nullptr;
+  size_t length = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_string_c_str(argument, &text));
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_string_length(argument, &length));
+  return {text, length};
+}
+
 std::string shape_text(const Tensor& tensor) {
   std::string text = "[";
   for (int64_t i = 0; i < tensor.dim(); ++i) {

@@ -31,6 +31,10 @@ using torch::stable::Tensor;
 // Throws what `status` says, unless it is fine.
 void check(Status status);
 
+// An operator's `str` argument, which this takes and deletes. Torch's own way to a std::string
+// leaks one at every call (`to<std::string>` in torch 2.10 to 2.14).
+std::string take_string(StringHandle argument);
+
 std::string shape_text(const Tensor& tensor);
 
 std::string sizes_text(const std::vector<int64_t>& sizes);

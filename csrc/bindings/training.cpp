@@ -64,17 +64,18 @@ Tensor values_conv2d(const Tensor& input, const Tensor& values, const Tensor& pa
                      std::vector<int64_t> weight_shape, std::optional<Tensor> bias,
                      std::vector<int64_t> stride, std::vector<int64_t> padding,
                      std::vector<int64_t> dilation, int64_t groups, std::optional<Tensor> residual,
-                     std::string activation) {
+                     StringHandle activation) {
+  const std::string activation_name = take_string(activation);
   check_float("input", input, 4);
-  if (activation != "none" && activation != "relu") {
-    fail("activation: got '" + activation +
+  if (activation_name != "none" && activation_name != "relu") {
+    fail("activation: got '" + activation_name +
          "', expected 'none' or 'relu'; apply others to the output");
   }
   Tensor held = values;
   const l1sparse::PackedView view = with_values(open_as(pattern, weight_shape), values, held);
   l1sparse::Conv2dProblem problem =
       make_problem(view, {stride, padding, dilation, groups}, sizes_of(input));
-  set_activation(activation, 0.0, 0.0, problem);
+  set_activation(activation_name, 0.0, 0.0, problem);
   Scratch workspace;
   return run_conv2d(problem, input, bias, residual, nullptr, workspace);
 }

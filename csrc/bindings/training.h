@@ -20,7 +20,7 @@ Tensor values_conv2d(const Tensor& input, const Tensor& values, const Tensor& pa
                      std::vector<int64_t> weight_shape, std::optional<Tensor> bias,
                      std::vector<int64_t> stride, std::vector<int64_t> padding,
                      std::vector<int64_t> dilation, int64_t groups, std::optional<Tensor> residual,
-                     std::string activation);
+                     StringHandle activation);
 
 Tensor conv2d_input_grad(const Tensor& grad, std::optional<Tensor> values, const Tensor& pattern,
                          std::vector<int64_t> weight_shape, int64_t in_h, int64_t in_w,

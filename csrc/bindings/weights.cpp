@@ -109,13 +109,14 @@ Tensor group_l1_norm(const Tensor& weight, std::vector<int64_t> group) {
 }
 
 Tensor pack(const Tensor& weight, const Tensor& mask, std::vector<int64_t> group,
-            std::string strategy) {
+            StringHandle strategy) {
+  const std::string strategy_name = take_string(strategy);
   const l1sparse::WeightShape shape = weight_shape(weight, group);
   l1sparse::GroupGrid grid;
   check(l1sparse::check_shape(shape, &grid));
   const std::vector<uint8_t> grid_mask = grid_mask_of(mask, shape, grid);
   const Tensor dense = as_float32(weight);
-  const l1sparse::Strategy chosen = strategy_of(strategy, shape);
+  const l1sparse::Strategy chosen = strategy_of(strategy_name, shape);
   int64_t bytes = 0;
   check(l1sparse::packed_bytes(shape, grid_mask.data(), chosen, &bytes));
   Tensor packed = empty({bytes}, ScalarType::Byte);

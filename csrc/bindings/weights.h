@@ -20,7 +20,7 @@ PackedView open_as(const Tensor& packed, const std::vector<int64_t>& weight_shap
 Tensor group_l1_norm(const Tensor& weight, std::vector<int64_t> group);
 
 Tensor pack(const Tensor& weight, const Tensor& mask, std::vector<int64_t> group,
-            std::string strategy);
+            StringHandle strategy);
 
 std::vector<int64_t> packed_info(const Tensor& packed);
 
