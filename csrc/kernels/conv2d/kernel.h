@@ -141,6 +141,7 @@ struct ColumnsJob {
   std::int64_t first_filter, end_filter;  // filters of the block to work on
   std::int64_t sums_pitch;                // floats from the sums of one filter to the next
   float* sums;                            // [filters of the block][sums_pitch]
+  bool sums_are_far;                      // whether to bring them near before they are started
   const float* bias;                      // [filters of the block], what sums start from, or null
   float* extra_lanes;  // [filters of the block][lanes], of a tile with outputs beyond its vectors
   // What the outputs of the first filter will be written to, of which so many bytes are brought

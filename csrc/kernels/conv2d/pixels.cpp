@@ -295,6 +295,7 @@ void run_filters(const Filters& filters, const Outputs& outputs, ItemWork& work)
       job.tile = in_place ? input_of(run, item) + position * size_of(problem.dtype)
                           : reinterpret_cast<const char*>(planes + at);
       job.sums = first_sums + (at - start);
+      job.sums_are_far = in_output && plan.far_outputs;
       job.output = nullptr;
       if (in_output ? plan.next_outputs_ahead : plan.outputs_ahead) {
         const std::int64_t bytes = size_of(problem.dtype), next = in_output ? count : 0;

@@ -353,12 +353,17 @@ void accumulate_columns(ColumnsJob& shared) {
   // A copy that no store can change, so that its members stay in registers.
   const ColumnsJob job = shared;
   const std::int64_t begin = job.first_filter, end = job.end_filter;
-  constexpr std::int64_t kOutputs = kVectors * V::kLanes;
+  constexpr std::int64_t kOutputs = kVectors * V::kLanes, kFloat = sizeof(float);
   for (std::int64_t i = begin; i < end; ++i) {
     const typename V::Reg bias = V::broadcast(bias_of(job, i));
-    for (int v = 0; v < kVectors; ++v) {
-      V::store(job.sums + i * job.sums_pitch + v * V::kLanes, bias);
+    float* const sums = job.sums + i * job.sums_pitch;
+    if (job.sums_are_far) {
+      const std::int64_t ahead = kOutputFiltersAhead * job.sums_pitch * kFloat;
+      for (std::int64_t byte = 0; byte < kOutputs * kFloat; byte += kCacheLine) {
+        prefetch_to_write(sums, ahead + byte);
+      }
     }
+    for (int v = 0; v < kVectors; ++v) V::store(sums + v * V::kLanes, bias);
   }
   Extra::clear(job);
   const std::int64_t group_size = job.group_filters * job.group_channels;

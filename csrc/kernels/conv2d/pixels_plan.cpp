@@ -24,7 +24,7 @@ constexpr std::int64_t kStretchOutputs = 96;
 constexpr std::int64_t kPooledBytes = 256 * 1024;
 // Outputs of so many bytes, half of a second-level cache, are not in the caches when they are
 // written. With several taps there is the time to bring them there meanwhile; with one, asking for
-// them costs more than it saves.
+// them costs more than it saves, but for the next filters' just before sums start in them.
 constexpr std::int64_t kFarOutputBytes = 512 * 1024;
 // Outputs of so many bytes, of all images, come from main memory where sums are the output, so the
 // next tile's are asked for meanwhile; less is near enough.
@@ -276,7 +276,8 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pi
                                                shape.out_channels * size_of(problem.dtype));
   const std::int64_t bytes = checked_mul(problem.batch, image_bytes);
   const bool in_rows = !problem.channels_last && problem.pool.kernel_h == 0;
-  plan->outputs_ahead = in_rows && grid.taps > 1 && image_bytes >= kFarOutputBytes;
+  plan->far_outputs = in_rows && image_bytes >= kFarOutputBytes;
+  plan->outputs_ahead = plan->far_outputs && grid.taps > 1;
   plan->next_outputs_ahead = in_rows && bytes >= kFarSumBytes;
   plan->streams = in_rows && bytes >= kStreamedBytes && problem.dtype == DType::float32 &&
                   problem.out_h * problem.out_w % kLineFloats == 0;
