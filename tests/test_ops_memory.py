@@ -19,7 +19,7 @@ from l1sparse import pack
 OPS = torch.ops.l1sparse
 SHAPE = [8, 8, 1, 1]
 GEOMETRY = ([1, 1], [0, 0], [1, 1], 1)  # stride, padding, dilation, groups
-INPUT, GRAD = torch.ones(1, 8, 4, 4), torch.ones(1, 8, 4, 4)
+INPUT, GRAD = torch.ones(1, 8, 4, 4), torch.ones(1, 8, 4, 4)  # GRAD is a residual, too
 WEIGHT, BIAS, MASK = torch.ones(SHAPE), torch.ones(8), torch.ones(8, 1, 1, 1, dtype=torch.bool)
 PACKED = pack(WEIGHT, MASK, (1, 8))
 VALUES = OPS.gather_values(WEIGHT, PACKED, [8, 1, 8])
@@ -33,6 +33,11 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "unpack": (PACKED, SHAPE),
     "sparse_conv2d": (INPUT, PACKED, SHAPE, BIAS, *GEOMETRY, GRAD, "relu", *LIMITS, "auto"),
     "sparse_conv2d_into": (INPUT, PACKED, SHAPE, BIAS, *GEOMETRY, GRAD, "relu", *LIMITS, OUTPUT),
+    "sparse_conv2d_sequence": (
+        *([INPUT, PACKED], [OUTPUT]),
+        torch.tensor([[1, 2, -1, -1, 0, *SHAPE, 1, 1, 0, 0, 1, 1, 1, 1]]),
+        torch.tensor([LIMITS], dtype=torch.float64),
+    ),
     "sparse_conv2d_max_pool": (
         *(INPUT, PACKED, SHAPE, BIAS, *GEOMETRY, "relu", *LIMITS),
         *([2, 2], [2, 2], [0, 0]),

@@ -32,7 +32,7 @@ using torch::stable::Tensor;
 void check(Status status);
 
 // An operator's `str` argument, which this takes and deletes. Torch's own way to a std::string
-// leaks one at every call (`to<std::string>` in torch 2.10 to 2.14).
+// leaks one at every call (`to<std::string>` in the headers of torch 2.13).
 std::string take_string(StringHandle argument);
 
 std::string shape_text(const Tensor& tensor);

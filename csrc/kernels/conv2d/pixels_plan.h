@@ -33,8 +33,8 @@ struct PixelsPlan {
   std::int64_t filters;  // of a convolution group
   bool shares_filters;
   bool unpruned;            // with tiles that take every group to be kept
+  bool far_outputs;         // whether outputs are in no near cache when they are first written
   bool outputs_ahead;       // whether memory for outputs is asked for before they are finished
-  bool far_outputs;         // whether they are in no near cache when they are first written
   bool next_outputs_ahead;  // likewise, where sums are the output, for the next tile's
   bool streams;             // whether outputs go past the caches
   std::int64_t part_filters, filter_parts;
