@@ -24,7 +24,7 @@ from l1sparse.reference import activate
 ACTIVATIONS = ("none", "relu", "relu6", "clamp", "hardswish")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # The order of csrc/format/strategy.inc.
-STRATEGIES = ("auto", "channels", "pixels")
+STRATEGIES = ("auto", "channels", "pixels", "filters")
 
 
 def group_l1_norm(weight: Tensor, group: GroupShape | Sequence[int] | str) -> Tensor:

@@ -49,7 +49,7 @@ def arguments(grad: bool = False) -> tuple[Any, ...]:
     kernel=st.sampled_from([(1, 1), (3, 3), (2, 4)]),
     groups=st.sampled_from([1, 1, 2, 3]),
     group=st.sampled_from([(1, 8), (4, 4), (2, 3), (1, 1), (8, 1), (1, 16)]),
-    strategy=st.sampled_from(["pixels", "channels"]),
+    strategy=st.sampled_from(["pixels", "channels", "filters"]),
     activation=st.sampled_from(["none", "relu"]),
     channels_last=st.booleans(),
     size=st.tuples(*2 * [st.integers(7, 20)]),
@@ -160,7 +160,7 @@ def test_a_pruned_weight_takes_no_part_of_an_infinite_gradient() -> None:
 def test_gather_and_scatter_are_the_two_ways_between_weight_and_values() -> None:
     weight = torch.randn(7, 11, 3, 2)
     for group in ((1, 8), (4, 3), (100, 100)):
-        for strategy in ("pixels", "channels"):
+        for strategy in ("pixels", "channels", "filters"):
             pattern, kept = pattern_of(weight, group, strategy)
             values = gather_values(weight, pattern)
             assert list(values.shape) == values_shape(pattern)

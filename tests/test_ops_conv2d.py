@@ -228,6 +228,30 @@ def test_auto_goes_by_filters_and_taps(weight_shape: tuple[int, ...], strategy: 
     assert packed_info(pack(torch.randn(weight_shape))).strategy == strategy
 
 
+@pytest.mark.parametrize(
+    ("weight_shape", "group", "density", "strategy"),
+    [
+        ((64, 64, 3, 3), "4x4", 0.5, "filters"),
+        ((64, 64, 3, 3), "4x4", 0.1, "pixels"),
+        ((256, 64, 1, 1), "4x4", 0.1, "filters"),
+        ((64, 256, 1, 1), "4x4", 0.1, "pixels"),
+        ((64, 64, 3, 3), "8x2", 0.5, "filters"),
+        ((64, 64, 3, 3), "6x4", 0.5, "pixels"),
+        ((64, 64, 3, 3), "4x8", 0.5, "pixels"),
+        ((64, 64, 3, 3), "1x4", 0.5, "pixels"),
+    ],
+)
+def test_auto_goes_by_groups_and_how_many_are_kept(
+    weight_shape: tuple[int, ...], group: str, density: float, strategy: str
+) -> None:
+    filters, channels = (int(size) for size in group.split("x"))
+    grid = torch.rand(
+        -(-weight_shape[0] // filters), weight_shape[1] // channels, *weight_shape[2:]
+    )
+    packed = pack(torch.randn(weight_shape), grid <= grid.flatten().quantile(density), group)
+    assert packed_info(packed).strategy == strategy
+
+
 def test_a_strategy_can_be_forced_and_an_unknown_one_is_an_error() -> None:
     weight = torch.randn(8, 16, 1, 1)
     for strategy in STRATEGIES[1:]:

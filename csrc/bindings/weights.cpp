@@ -67,9 +67,11 @@ std::vector<uint8_t> grid_mask_of(const Tensor& mask, const l1sparse::WeightShap
   return grid_mask;
 }
 
-// The strategy called `name`; "auto" picks one by the shape.
-l1sparse::Strategy strategy_of(const std::string& name, const l1sparse::WeightShape& shape) {
-  if (name == "auto") return l1sparse::choose_strategy(shape);
+// The strategy called `name`; "auto" picks one by the shape and by how many groups are kept.
+l1sparse::Strategy strategy_of(const std::string& name, const l1sparse::WeightShape& shape,
+                               const l1sparse::GroupGrid& grid,
+                               const std::vector<uint8_t>& grid_mask) {
+  if (name == "auto") return l1sparse::choose_strategy(shape, grid, grid_mask.data());
   std::string names = "'auto'";
   for (int i = 0; i < l1sparse::kStrategyCount; ++i) {
     const auto strategy = static_cast<l1sparse::Strategy>(i);
@@ -116,7 +118,7 @@ Tensor pack(const Tensor& weight, const Tensor& mask, std::vector<int64_t> group
   check(l1sparse::check_shape(shape, &grid));
   const std::vector<uint8_t> grid_mask = grid_mask_of(mask, shape, grid);
   const Tensor dense = as_float32(weight);
-  const l1sparse::Strategy chosen = strategy_of(strategy_name, shape);
+  const l1sparse::Strategy chosen = strategy_of(strategy_name, shape, grid, grid_mask);
   int64_t bytes = 0;
   check(l1sparse::packed_bytes(shape, grid_mask.data(), chosen, &bytes));
   Tensor packed = empty({bytes}, ScalarType::Byte);

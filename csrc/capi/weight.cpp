@@ -33,15 +33,18 @@ WeightShape core_shape(const l1sparse_shape& shape) {
           shape.kernel_w,     shape.group_filters, shape.group_channels};
 }
 
-l1sparse_status strategy_of(std::int32_t number, const WeightShape& shape, Strategy* strategy) {
+l1sparse_status strategy_of(std::int32_t number, const WeightShape& shape, const GroupGrid& grid,
+                            const std::uint8_t* grid_mask, Strategy* strategy) {
   if (number < 0 || number > kStrategyCount) {
     return out_of_range(Argument::strategy, number, number < 0 ? 0 : kStrategyCount);
   }
-  *strategy = number == L1SPARSE_AUTO ? choose_strategy(shape) : static_cast<Strategy>(number - 1);
+  *strategy = number == L1SPARSE_AUTO ? choose_strategy(shape, grid, grid_mask)
+                                      : static_cast<Strategy>(number - 1);
   return kOk;
 }
 static_assert(static_cast<int>(Strategy::channels) == L1SPARSE_CHANNELS - 1);
 static_assert(static_cast<int>(Strategy::pixels) == L1SPARSE_PIXELS - 1);
+static_assert(static_cast<int>(Strategy::filters) == L1SPARSE_FILTERS - 1);
 
 l1sparse_status open_weight(const void* packed, size_t bytes, bool verify,
                             l1sparse_weight* weight) {
@@ -121,7 +124,8 @@ l1sparse_status l1sparse_pack_bytes(const l1sparse_shape* shape, const uint8_t* 
   GroupGrid grid;
   if (Status status = check_shape(weight, &grid); !status.ok()) return capi::status_of(status);
   Strategy chosen = Strategy::pixels;
-  if (l1sparse_status status = capi::strategy_of(strategy, weight, &chosen); status.code != 0) {
+  if (l1sparse_status status = capi::strategy_of(strategy, weight, grid, mask, &chosen);
+      status.code != 0) {
     return status;
   }
   std::int64_t size = 0;
@@ -154,7 +158,9 @@ l1sparse_status l1sparse_pack(const l1sparse_shape* shape, const float* dense, c
   }
   const WeightShape weight = capi::core_shape(*shape);
   Strategy chosen = Strategy::pixels;
-  capi::strategy_of(strategy, weight, &chosen);
+  GroupGrid grid;
+  check_shape(weight, &grid);
+  capi::strategy_of(strategy, weight, grid, mask, &chosen);
   return capi::status_of(
       pack(weight, dense, mask, chosen, buffer, static_cast<std::int64_t>(bytes)));
 }

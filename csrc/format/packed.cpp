@@ -23,6 +23,10 @@ constexpr std::int64_t kTileCols = 7;
 // cache; but the more filters share a column, the better its activations are used.
 constexpr std::int64_t kBlockFilters = 256;
 
+// Activations of one output in a channel block under `filters`. For a tile of 64 outputs they take
+// 36 KiB of a 48 KiB first-level cache.
+constexpr std::int64_t kBlockActivations = 144;
+
 constexpr std::int64_t kFloatBytes = sizeof(float);
 constexpr std::int64_t kAlignment = kPackedAlignment;
 
@@ -35,6 +39,10 @@ std::int64_t even_blocks(std::int64_t groups, std::int64_t fitting) {
 std::int64_t block_groups_for(const WeightShape& shape, const GroupGrid& grid, Strategy strategy) {
   if (strategy == Strategy::pixels) {
     return even_blocks(grid.filter_groups, kBlockFilters / grid.filters);
+  }
+  if (strategy == Strategy::filters) {
+    return even_blocks(grid.channel_groups,
+                       kBlockActivations / checked_mul(grid.channels, grid.taps));
   }
   const std::int64_t pixels =
       checked_mul(kTileRows + shape.kernel_h - 1, kTileCols + shape.kernel_w - 1);

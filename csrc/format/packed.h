@@ -15,6 +15,7 @@
 //   strategy   a row is a           an entry is a   a block is `block_groups` consecutive
 //   channels   filter group         column          channel groups
 //   pixels     column               filter group    filter groups
+//   filters    filter group         column          channel groups
 //
 // Rows are ordered block first. A block is small enough for what its rows share (activations of
 // the channel groups; sums of the filter groups) to stay in the nearest cache. A last group that

@@ -143,7 +143,12 @@ L1SPARSE_API l1sparse_status l1sparse_weight_shape(const l1sparse_weight* weight
 /* Writes the dense weight, pruned weights as +0. */
 L1SPARSE_API l1sparse_status l1sparse_unpack(const l1sparse_weight* weight, float* dense);
 
-enum { L1SPARSE_AUTO = 0, L1SPARSE_CHANNELS = 1, L1SPARSE_PIXELS = 2 }; /* strategies */
+enum {
+  L1SPARSE_AUTO = 0,
+  L1SPARSE_CHANNELS = 1,
+  L1SPARSE_PIXELS = 2,
+  L1SPARSE_FILTERS = 3
+}; /* strategies */
 
 /* Sizes of the grid of groups [filter_groups, channel_groups, kernel_h, kernel_w]. */
 L1SPARSE_API l1sparse_status l1sparse_grid(const l1sparse_shape* shape, int64_t grid[4]);

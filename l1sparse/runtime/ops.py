@@ -13,7 +13,7 @@ from l1sparse import _runtime
 from l1sparse.format import GroupShape
 
 # The numbers of csrc/include/l1sparse.h.
-_STRATEGIES = {"auto": 0, "channels": 1, "pixels": 2}
+_STRATEGIES = {"auto": 0, "channels": 1, "pixels": 2, "filters": 3}
 _ACTIVATIONS = {"none": 0, "relu": 1, "relu6": 2, "clamp": 2, "hardswish": 3}
 
 Group = GroupShape | Sequence[int] | str
@@ -77,7 +77,7 @@ def pack(
         weight: ``[O, C, kH, kW]``, converted to float32.
         mask: bool, of the group grid's shape, True where kept.
         group: channel-group shape.
-        strategy: ``"auto"``, ``"channels"`` or ``"pixels"``.
+        strategy: ``"auto"``, ``"channels"``, ``"pixels"`` or ``"filters"``.
 
     Returns:
         ``[bytes]``, uint8.

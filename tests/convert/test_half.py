@@ -70,7 +70,7 @@ def test_what_was_rounded_is_stored_again_as_it_is(tmp_path: Path) -> None:
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
-@pytest.mark.parametrize("strategy", ["channels", "pixels"])
+@pytest.mark.parametrize("strategy", ["channels", "pixels", "filters"])
 @pytest.mark.parametrize("group", [(1, 8), (4, 4), (16, 1), (1, 64)])
 def test_two_parts_are_the_packed_weight_again(group: tuple[int, int], strategy: str) -> None:
     weight = torch.randn(13, 21, 3, 3).half().float()

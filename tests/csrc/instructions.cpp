@@ -19,7 +19,10 @@ int main(int argc, char** argv) {
   constexpr std::int64_t kSize = 28;
   const std::int64_t filters = std::atoi(argv[3]), channels = std::atoi(argv[4]);
   const std::int64_t kernel = std::atoi(argv[5]);
-  const WeightShape shape{filters, channels, kernel, kernel, 1, 8};
+  // Groups as the strategy is for.
+  const bool by_filter = argv[2] == std::string(strategy_name(Strategy::filters));
+  const WeightShape shape{filters, channels,          kernel,
+                          kernel,  by_filter ? 4 : 1, by_filter ? 4 : 8};
   reference::Random random(17);
   const std::vector<float> weight =
       reference::random_values(random, reference::weight_count(shape));

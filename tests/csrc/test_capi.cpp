@@ -68,7 +68,7 @@ l1sparse_shape random_shape(Random& random) {
 // ---- packing ----------------------------------------------------------------------------------
 
 void test_packing(Random& random) {
-  for (std::int32_t strategy = L1SPARSE_AUTO; strategy <= L1SPARSE_PIXELS; ++strategy) {
+  for (std::int32_t strategy = L1SPARSE_AUTO; strategy <= L1SPARSE_FILTERS; ++strategy) {
     const Weight weight = make_weight(random, random_shape(random), strategy);
     l1sparse_shape shape{};
     CHECK_OK(l1sparse_weight_shape(&weight.opened, &shape));
@@ -280,7 +280,7 @@ void test_null_arguments(Random& random) {
     CHECK_EQ(l1sparse_conv2d_query(&weight.opened, &options, count, &sizes).code,
              static_cast<std::int32_t>(L1SPARSE_OUT_OF_RANGE));
   }
-  for (const std::int32_t strategy : {-1, 3, std::numeric_limits<std::int32_t>::max()}) {
+  for (const std::int32_t strategy : {-1, L1SPARSE_FILTERS + 1, std::numeric_limits<std::int32_t>::max()}) {
     CHECK_EQ(l1sparse_pack_bytes(&shape, mask, strategy, &size).code,
              static_cast<std::int32_t>(L1SPARSE_OUT_OF_RANGE));
   }

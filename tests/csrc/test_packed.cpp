@@ -174,6 +174,7 @@ void test_what_the_header_says_of_the_values() {
 
 void test_bytes_are_as_documented() {
   check_documented_bytes({Strategy::channels, {0, 1, 2, 1, 2}, 9982097135386773637ULL});
+  check_documented_bytes({Strategy::filters, {0, 1, 2, 1, 2}, 13689095153931510973ULL});
   check_documented_bytes({Strategy::pixels, {0, 0, 1, 2, 2, 0, 1}, 15458014388344319414ULL});
 }
 
@@ -289,8 +290,18 @@ struct Sample {
 Sample make_sample(Strategy strategy) {
   Sample sample{};
   sample.strategy = strategy;
-  sample.shape = strategy == Strategy::channels ? WeightShape{3, 181, 3, 3, 2, 30}
-                                                : WeightShape{519, 5, 1, 3, 40, 2};
+  // Enough for three blocks and a group that is cut short.
+  switch (strategy) {
+    case Strategy::channels:
+      sample.shape = {3, 181, 3, 3, 2, 30};
+      break;
+    case Strategy::pixels:
+      sample.shape = {519, 5, 1, 3, 40, 2};
+      break;
+    case Strategy::filters:
+      sample.shape = {3, 181, 3, 3, 2, 4};
+      break;
+  }
   Random random(4);
   const std::vector<float> weight =
       reference::random_values(random, reference::weight_count(sample.shape));
@@ -418,9 +429,13 @@ void check_bad_header_fields(const Sample& sample) {
     CHECK_EQ(code_with(offsetof(PackedHeader, dtype), other << 16 | kFloat32),
              Code::packed_strategy);
   }
+  // `channels` and `filters` have the same order: either can be read as the other.
+  const auto by_filter = [](std::uint32_t number) {
+    return number != static_cast<std::uint32_t>(Strategy::pixels);
+  };
   for (std::uint32_t other = 0; other < kStrategyCount; ++other) {
     CHECK_EQ(code_with(offsetof(PackedHeader, dtype), other << 16 | kFloat32) == Code::ok,
-             other << 16 == strategy);
+             by_filter(other) == (sample.strategy != Strategy::pixels));
   }
   for (const std::size_t field :
        {offsetof(PackedHeader, group_filters), offsetof(PackedHeader, group_channels),

@@ -66,7 +66,10 @@ def test_convolution_is_the_torch_operators(
     input = in_layout(torch.randn(2, shape[1] * groups, 9, 11).to(dtype), layout)
     last = layout == "channels_last"
     for strategy, activation, with_bias, with_residual in itertools.product(
-        ("channels", "pixels"), ("none", "relu", "clamp", "hardswish"), (True, False), (True, False)
+        ("channels", "pixels", "filters"),
+        ("none", "relu", "clamp", "hardswish"),
+        (True, False),
+        (True, False),
     ):
         packed = packed_of(shape, group, strategy)
         bias = torch.randn(shape[0]) if with_bias else None

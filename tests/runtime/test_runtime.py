@@ -103,7 +103,7 @@ def test_packing_and_norms_are_the_torch_operators() -> None:
     weight = floats(6, 10, 3, 3)
     mask = RANDOM.random((3, 3, 3, 3)) < 0.5
     tensors = torch.from_numpy(weight), torch.from_numpy(mask)
-    for strategy in ("auto", "channels", "pixels"):
+    for strategy in ("auto", "channels", "pixels", "filters"):
         packed = runtime.pack(weight.astype(np.float64), mask, "2x4", strategy)
         assert packed.tobytes() == l1sparse.pack(*tensors, (2, 4), strategy).numpy().tobytes()
     dense = runtime.unpack(unaligned(packed))

@@ -19,6 +19,9 @@ constexpr PixelTile kOneFilterTiles[] = {L1SPARSE_FILTERS_TILE(F32x8, 4, 3, 400)
                                          L1SPARSE_PIXEL_TILE(F32x8, NoExtraOutputs, 3, 4, 1, 310),
                                          L1SPARSE_PIXEL_TILE(F32x8, NoExtraOutputs, 2, 4, 1, 250),
                                          L1SPARSE_PIXEL_TILE(F32x8, NoExtraOutputs, 1, 8, 1, 160)};
+constexpr PixelTile kFilterByFilterTiles[] = {L1SPARSE_FILTER_BY_FILTER_TILE(F32x8, 3, 4, 300),
+                                              L1SPARSE_FILTER_BY_FILTER_TILE(F32x8, 2, 4, 220),
+                                              L1SPARSE_FILTER_BY_FILTER_TILE(F32x8, 1, 4, 200)};
 constexpr PixelTile kUnprunedTiles[] = {L1SPARSE_UNPRUNED_TILE(F32x8, 3, 4, 300),
                                         L1SPARSE_UNPRUNED_TILE(F32x8, 1, 4, 160)};
 }  // namespace
@@ -27,5 +30,6 @@ const Conv2dKernels conv2d_avx2 = L1SPARSE_CONV2D_KERNELS(
     F32x8, F32x8, kTiles, L1SPARSE_PIXEL_TILES(kOneFilterTiles, nullptr, nullptr),
     L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr, nullptr),
     L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr, nullptr),
+    L1SPARSE_PIXEL_TILES(kFilterByFilterTiles, nullptr, nullptr),
     L1SPARSE_PIXEL_TILES(kUnprunedTiles, nullptr, nullptr), true, false, false);
 }  // namespace l1sparse

@@ -81,7 +81,7 @@ Status check_pool(const Conv2dProblem& problem) {
   if (bad(pool.pad_left, pool.kernel_w)) {
     return {Code::bad_pool_padding, pool.pad_left, pool.kernel_w / 2};
   }
-  if (problem.weight.strategy != Strategy::pixels) {
+  if (problem.weight.strategy == Strategy::channels) {
     return {Code::pool_strategy, static_cast<int>(problem.weight.strategy),
             static_cast<int>(Strategy::pixels)};
   }

@@ -133,11 +133,18 @@ struct ColumnsJob {
   bool prefetches;
   std::int64_t group_filters, group_channels;
   std::int64_t last_channels;  // channels of the last channel group that exist
+  // Under `pixels`, by column:
   const std::uint32_t* filter_groups;
   const std::uint32_t* entries_begin;  // for each column, where in `filter_groups` those to work
   const std::uint32_t* entries_end;    // on begin and end
+  // Under `filters`, by channel block and filter group; each block has so many columns and rows:
+  const std::uint32_t* columns_kept;
+  const std::uint32_t* row_offsets;  // where in `columns_kept` a filter group's begin
+  std::int64_t block_columns, block_rows;
+  float* panel;  // scratch memory for what a tile reads in a block
+
   const float* values;
-  std::uint32_t first_filter_group;       // of the block; its sums come first
+  std::uint32_t first_filter_group;       // of the block of filters; its sums come first
   std::int64_t first_filter, end_filter;  // filters of the block to work on
   std::int64_t sums_pitch;                // floats from the sums of one filter to the next
   float* sums;                            // [filters of the block][sums_pitch]
@@ -197,10 +204,11 @@ struct PixelTiles {
 struct Conv2dKernels {
   const TileKernel* tiles;
   int tile_count;
-  PixelTiles one_filter_tiles;  // for groups of one filter and more than four channels
-  PixelTiles pixel_tiles;       // for groups of more filters and more than four channels
-  PixelTiles narrow_tiles;      // for the others
-  PixelTiles unpruned_tiles;    // for groups of one filter where none is pruned, float32
+  PixelTiles one_filter_tiles;        // for groups of one filter and more than four channels
+  PixelTiles pixel_tiles;             // for groups of more filters and more than four channels
+  PixelTiles narrow_tiles;            // for the others
+  PixelTiles filter_by_filter_tiles;  // for the strategy `filters`
+  PixelTiles unpruned_tiles;          // for groups of one filter where none is pruned, float32
   // Whether `inside` costs next to nothing, so that edges of the input need no copy.
   bool masks_are_cheap[kDTypeCount];
   void (*gather_planes[kDTypeCount])(const PlanesJob& job);

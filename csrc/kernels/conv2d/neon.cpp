@@ -30,6 +30,10 @@ constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x4, NoExtraOutputs, 
                                      L1SPARSE_PIXEL_TILE(F32x4, NoExtraOutputs, 1, 8, 1, 80)};
 constexpr const PixelTile (&kNarrowTiles)[3] = kPixelTiles;
 #endif
+constexpr PixelTile kFilterByFilterTiles[] = {L1SPARSE_FILTER_BY_FILTER_TILE(F32x4, 4, 4, 200),
+                                              L1SPARSE_FILTER_BY_FILTER_TILE(F32x4, 3, 4, 155),
+                                              L1SPARSE_FILTER_BY_FILTER_TILE(F32x4, 2, 4, 115),
+                                              L1SPARSE_FILTER_BY_FILTER_TILE(F32x4, 1, 4, 100)};
 constexpr PixelTile kUnprunedTiles[] = {L1SPARSE_UNPRUNED_TILE(F32x4, 3, 4, 150),
                                         L1SPARSE_UNPRUNED_TILE(F32x4, 1, 4, 80)};
 }  // namespace
@@ -38,5 +42,6 @@ const Conv2dKernels conv2d_neon = L1SPARSE_CONV2D_KERNELS(
     F32x4, F32x4, kTiles, L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr, nullptr),
     L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr, nullptr),
     L1SPARSE_PIXEL_TILES(kNarrowTiles, nullptr, nullptr),
+    L1SPARSE_PIXEL_TILES(kFilterByFilterTiles, nullptr, nullptr),
     L1SPARSE_PIXEL_TILES(kUnprunedTiles, nullptr, nullptr), false, false, false);
 }  // namespace l1sparse

@@ -196,7 +196,11 @@ ColumnsJob columns_job(const Run& run, char* slot) {
   job.group_channels = weight.grid.channels;
   job.last_channels =
       weight.shape.in_channels - (weight.grid.channel_groups - 1) * weight.grid.channels;
-  job.filter_groups = weight.entries;
+  job.filter_groups = job.columns_kept = weight.entries;
+  job.row_offsets = weight.row_offsets;
+  job.block_columns = weight.block_groups * weight.grid.taps;
+  job.block_rows = weight.block_rows;
+  job.panel = reinterpret_cast<float*>(slot + run.plan.panel_at);
   job.values = weight.values;
   job.column_offset = run.column_offsets;
   job.channel_pitch = run.channel_pitch;
@@ -218,6 +222,13 @@ Filters filters_from(const ItemWork& work, std::int64_t first) {
 void begin_filters(const Filters& filters, ItemWork& work) {
   const PackedView& weight = work.run.problem.weight;
   const PixelsPlan& plan = work.run.plan;
+  const float* const bias = work.run.tensors.bias;
+  work.job.bias = bias == nullptr ? nullptr : bias + filters.block_first;
+  work.job.first_filter_group =
+      static_cast<std::uint32_t>(filters.block_first / weight.grid.filters);
+  work.job.first_filter = filters.first - filters.block_first;
+  work.job.end_filter = filters.end - filters.block_first;
+  if (plan.by_filter) return;  // rows are what it looks for
   const std::int64_t block = filters.block_first / plan.block_filters;
   const std::uint32_t* const offsets = weight.row_offsets + block * weight.block_rows;
   const Entries entries =
@@ -227,11 +238,6 @@ void begin_filters(const Filters& filters, ItemWork& work) {
                                  reinterpret_cast<std::uint32_t*>(work.slot + plan.entries_at));
   work.job.entries_begin = entries.begin;
   work.job.entries_end = entries.end;
-  const float* const bias = work.run.tensors.bias;
-  work.job.bias = bias == nullptr ? nullptr : bias + filters.block_first;
-  work.job.first_filter_group = static_cast<std::uint32_t>(block * weight.block_groups);
-  work.job.first_filter = filters.first - filters.block_first;
-  work.job.end_filter = filters.end - filters.block_first;
 }
 
 // What is computed of the item's outputs, and which of its rows the strip begins with.
@@ -474,6 +480,17 @@ Status pixels_conv2d(const Conv2dProblem& problem, const Conv2dTensors& tensors,
           ran};
   parallel.for_each(plan.slots, run_slot, &run);
   return {};
+}
+
+// The same but for the step on a tile, which the plan chooses.
+Status filters_workspace(const Conv2dProblem& problem, Isa isa, std::int64_t threads,
+                         std::int64_t* bytes) {
+  return pixels_workspace(problem, isa, threads, bytes);
+}
+
+Status filters_conv2d(const Conv2dProblem& problem, const Conv2dTensors& tensors, Isa isa,
+                      const Parallel& parallel, void* workspace, const char** ran) {
+  return pixels_conv2d(problem, tensors, isa, parallel, workspace, ran);
 }
 
 }  // namespace l1sparse

@@ -7,16 +7,13 @@
 #include <type_traits>
 
 #include "kernels/conv2d/extra_outputs_generic.h"
+#include "kernels/conv2d/filters_generic.h"
 #include "kernels/conv2d/kernel.h"
 #include "kernels/conv2d/max_pool_generic.h"
 #include "kernels/conv2d/planes_generic.h"
 
 namespace l1sparse {
 namespace {
-
-// How far ahead weights are asked for, in bytes. Of a network's weights most come from memory each
-// time, faster than a prefetcher that stops at the end of a page brings them.
-constexpr std::int64_t kWeightsAhead = 4096;
 
 // What is left to do of a column.
 template <class T>
@@ -524,10 +521,10 @@ void accumulate_unpruned(ColumnsJob& shared) {
 // An instruction set's table; Wide is its widest vector, V one that it can transpose; last come
 // masks_are_cheap, a value a type.
 #define L1SPARSE_CONV2D_KERNELS(Wide, V, tiles, one_filter_tiles, pixel_tiles, narrow_tiles, \
-                                unpruned_tiles, ...)                                         \
+                                filter_by_filter_tiles, unpruned_tiles, ...)                 \
   {                                                                                          \
     tiles, sizeof(tiles) / sizeof(tiles[0]), one_filter_tiles, pixel_tiles, narrow_tiles,    \
-        unpruned_tiles, {__VA_ARGS__},                                                       \
+        filter_by_filter_tiles, unpruned_tiles, {__VA_ARGS__},                               \
         {&gather_planes<Wide, V, float>, &gather_planes<Wide, V, BFloat16>,                  \
          &gather_planes<Wide, V, Float16>},                                                  \
         {&finish<Wide, V, float>, &finish<Wide, V, BFloat16>, &finish<Wide, V, Float16>}, {  \

@@ -39,6 +39,9 @@ constexpr std::int64_t kFewAdditions = 4;
 // Where outputs of two filters are a multiple of so many floats apart, the sums of all filters
 // compete for the same few places of the first-level cache.
 constexpr std::int64_t kCompetingFloats = 512;
+// Filters whose sums for a tile stay in the second-level cache between one block of channels and
+// the next.
+constexpr std::int64_t kSumFilters = 256;
 
 // Floats of a band's input. A tile may read up to its width past the last output.
 std::int64_t band_floats(const Conv2dProblem& problem, const PixelsPlan& plan, std::int64_t rows,
@@ -198,6 +201,7 @@ bool is_unpruned(const PackedView& weight) {
 
 const PixelTiles& tiles_for(const Conv2dProblem& problem, Isa isa) {
   const PackedView& weight = problem.weight;
+  if (weight.strategy == Strategy::filters) return kernels_for(isa).filter_by_filter_tiles;
   const PixelTiles* pairs = pair_tiles_for(isa);
   if (pairs != nullptr && problem.dtype == DType::bfloat16 && weight.bfloat16_values &&
       weight.grid.channels % 2 == 0 && weight.grid.channels >= 4) {
@@ -263,8 +267,10 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pi
   const std::int64_t bands = checked_mul(checked_mul(problem.batch, problem.groups),
                                          checked_mul(plan->bands_y, plan->bands_x));
   plan->filters = shape.out_channels / problem.groups;
-  plan->block_filters =
-      checked_mul(smaller(problem.weight.block_groups, grid.filter_groups), grid.filters);
+  plan->by_filter = problem.weight.strategy == Strategy::filters;
+  const std::int64_t block_groups =
+      plan->by_filter ? larger(kSumFilters / grid.filters, 1) : problem.weight.block_groups;
+  plan->block_filters = checked_mul(smaller(block_groups, grid.filter_groups), grid.filters);
   const std::int64_t wanted = plan->shares_filters ? threads : ceil_div(threads, larger(bands, 1));
   const std::int64_t parts = larger(smaller(wanted, plan->filters / kMinPartFilters), 1);
   plan->part_filters = round_up(ceil_div(plan->filters, parts), grid.filters);
@@ -301,10 +307,16 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pi
                                              larger(plan->sums_pitch, plan->last_pitch)));
   plan->entries_at = checked_add(plan->extra_lanes_at,
                                  checked_mul(plan->block_filters, kMostExtraLanes * kFloatBytes));
-  const bool parts_of_blocks = plan->filter_parts > 1 || problem.groups > 1;
-  plan->slot_bytes =
+  const bool parts_of_blocks = !plan->by_filter && (plan->filter_parts > 1 || problem.groups > 1);
+  plan->panel_at = round_up(
       checked_add(plan->entries_at,
-                  parts_of_blocks ? checked_mul(2 * sizeof(std::uint32_t), grid.columns()) : 0);
+                  parts_of_blocks ? checked_mul(2 * sizeof(std::uint32_t), grid.columns()) : 0),
+      kAlignment);
+  const std::int64_t panel_floats =
+      checked_mul(checked_mul(smaller(problem.weight.block_groups, grid.channel_groups), grid.taps),
+                  checked_mul(grid.channels, plan->widest));
+  plan->slot_bytes =
+      checked_add(plan->panel_at, plan->by_filter ? checked_mul(panel_floats, kFloatBytes) : 0);
   if (problem.pool.kernel_h != 0) plan_strips(problem, plan);
   WorkspaceLayout layout;
   plan->row_runs_at = layout.reserve(shape.kernel_h, sizeof(AxisRun));

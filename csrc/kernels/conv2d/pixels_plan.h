@@ -32,6 +32,7 @@ struct PixelsPlan {
   std::int64_t bands_y, bands_x;
   std::int64_t filters;  // of a convolution group
   bool shares_filters;
+  bool by_filter;           // the strategy `filters`
   bool unpruned;            // with tiles that take every group to be kept
   bool far_outputs;         // whether outputs are in no near cache when they are first written
   bool outputs_ahead;       // whether memory for outputs is asked for before they are finished
@@ -54,7 +55,7 @@ struct PixelsPlan {
   // Workspace layout, in bytes.
   std::int64_t row_runs_at, row_taps_at, set_cols_at, tap_begin_at, tap_end_at, column_offsets_at;
   std::int64_t slots_at, slot_bytes, shares_at, lines_at, sums_at, extra_lanes_at, entries_at,
-      strip_at, pool_line_at, total_bytes;
+      strip_at, pool_line_at, panel_at, total_bytes;
 };
 
 Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, PixelsPlan* plan);

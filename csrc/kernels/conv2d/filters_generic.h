@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: MIT
+// Pixels on the lanes, filter by filter: the step of kernel.h, once for every instruction set. See
+// channels_generic.h for why everything is in an anonymous namespace.
+//
+// As a dense matrix product does it: the sums of some filters and all outputs of the tile stay in
+// registers while their kept columns go by, and every activation that is loaded serves all these
+// filters. So activations have to be in the first-level cache: a block's channels are as few as fit
+// it, and are copied there, aligned and with the zeros of the edges.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "kernels/conv2d/extra_outputs_generic.h"
+#include "kernels/conv2d/kernel.h"
+
+namespace l1sparse {
+namespace {
+
+// Activations of a tile: columns from number `first` on, [column][channel][pitch].
+struct Panel {
+  const float* activations;
+  std::int64_t first, pitch;
+};
+
+// Copies what the tile reads at the columns [begin, end) to job.panel; channels that a last group
+// lacks become 0.
+template <class V, int kVectors, class T>
+L1SPARSE_INLINE void copy_to_panel(const ColumnsJob& job, std::int64_t begin, std::int64_t end) {
+  constexpr int kOutputs = kVectors * V::kLanes;
+  constexpr std::uint64_t kAll = ~std::uint64_t{0} >> (64 - kOutputs);
+  const std::int64_t channel_pitch = job.channel_pitch;
+  float* to = job.panel;
+  std::int64_t tap = 0;  // a block begins with a group of channels
+  for (std::int64_t column = begin; column < end; ++column) {
+    const std::uint64_t inside = job.inside == nullptr ? kAll : job.inside[tap] & kAll;
+    if (++tap == job.taps) tap = 0;
+    const T* const from = static_cast<const T*>(job.tile) + job.column_offset[column];
+    const std::int64_t channels =
+        column >= job.columns - job.taps ? job.last_channels : job.group_channels;
+    if (inside == kAll) {
+      for (std::int64_t c = 0; c < channels; ++c) {
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) {
+          V::store(to + c * kOutputs + v * V::kLanes,
+                   V::load(from + c * channel_pitch + v * V::kLanes));
+        }
+      }
+    } else {
+      for (int v = 0; v < kVectors; ++v) {
+        const auto lanes = V::lanes_of_bits(static_cast<std::uint32_t>(inside >> v * V::kLanes));
+        for (std::int64_t c = 0; c < channels; ++c) {
+          V::store(to + c * kOutputs + v * V::kLanes,
+                   V::load_lanes(from + c * channel_pitch + v * V::kLanes, lanes));
+        }
+      }
+    }
+    for (std::int64_t i = channels * kOutputs; i < job.group_channels * kOutputs; ++i) to[i] = 0.0f;
+    to += job.group_channels * kOutputs;
+  }
+}
+
+// sums[f] += weights * activations of kChannels channels.
+template <class V, int kVectors, int kFilters, int kChannels>
+L1SPARSE_INLINE void add_channels_to(typename V::Reg (&sums)[kFilters][kVectors],
+                                     const float* activation, std::int64_t activation_pitch,
+                                     const float* weight, std::int64_t weight_pitch) {
+#pragma GCC unroll 8
+  for (int c = 0; c < kChannels; ++c, activation += activation_pitch) {
+    // Hides how `activation` moves on: otherwise GCC makes a register of every vector's distance
+    // from the first, more than there are.
+    asm("" : "+r"(activation));
+    typename V::Reg w[kFilters];
+#pragma GCC unroll 8
+    for (int f = 0; f < kFilters; ++f) w[f] = V::broadcast(weight[f * weight_pitch + c]);
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      const typename V::Reg x = V::load(activation + v * V::kLanes);
+#pragma GCC unroll 8
+      for (int f = 0; f < kFilters; ++f) sums[f][v] = V::fma(x, w[f], sums[f][v]);
+    }
+  }
+}
+
+// Adds the products of the entries begin .. end - 1 of a group to the sums of kFilters of its
+// filters, of which `weight` is the first; with `start`, sums start from that instead. kChannels:
+// channels of a group; 0: job.group_channels.
+template <class V, int kVectors, int kFilters, int kChannels>
+L1SPARSE_INLINE void add_filters(const ColumnsJob& job, const Panel& panel, std::uint32_t begin,
+                                 std::uint32_t end, const float* weight, const float* start,
+                                 float* sums) {
+  const std::int64_t channels = kChannels != 0 ? kChannels : job.group_channels;
+  const std::int64_t group_size = job.group_filters * channels, sums_pitch = job.sums_pitch;
+  const std::int64_t pitch = panel.pitch, column_pitch = channels * pitch;
+  typename V::Reg acc[kFilters][kVectors];
+#pragma GCC unroll 8
+  for (int f = 0; f < kFilters; ++f) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      acc[f][v] = start != nullptr ? V::broadcast(start[f])
+                                   : V::load(sums + f * sums_pitch + v * V::kLanes);
+    }
+  }
+  const float* const activations = panel.activations - panel.first * column_pitch;
+  const std::uint32_t* const last = job.columns_kept + end;
+  for (const std::uint32_t* entry = job.columns_kept + begin; entry != last; ++entry) {
+    const float* activation = activations + *entry * column_pitch;
+    prefetch(weight, kWeightsAhead);
+    if constexpr (kChannels != 0) {
+      add_channels_to<V, kVectors, kFilters, kChannels>(acc, activation, pitch, weight, channels);
+    } else {
+      for (std::int64_t c = 0; c < channels; ++c) {
+        add_channels_to<V, kVectors, kFilters, 1>(acc, activation + c * pitch, pitch, weight + c,
+                                                  channels);
+      }
+    }
+    weight += group_size;
+  }
+#pragma GCC unroll 8
+  for (int f = 0; f < kFilters; ++f) {
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      V::store(sums + f * sums_pitch + v * V::kLanes, acc[f][v]);
+    }
+  }
+}
+
+// The products of one block, whose rows begin at `rows`, for all filters; groups have a multiple of
+// kFilters.
+template <class V, int kVectors, int kFilters, int kChannels>
+__attribute__((noinline)) void add_block(const ColumnsJob& shared, const Panel panel,
+                                         const std::uint32_t* rows, bool first_block) {
+  // A copy that no store can change, so that its members stay in registers.
+  const ColumnsJob job = shared;
+  constexpr std::int64_t kTileBytes = kVectors * V::kLanes * sizeof(float);
+  const std::int64_t group_size = job.group_filters * job.group_channels;
+  // A group may begin before the first filter, in another group of the convolution.
+  const std::int64_t group = job.first_filter / job.group_filters;
+  const std::uint32_t* row = rows + job.first_filter_group + group;
+  for (std::int64_t first = group * job.group_filters; first < job.end_filter;
+       first += job.group_filters, ++row) {
+    if (row[0] == row[1] && !first_block) continue;
+    float* sums = job.sums + first * job.sums_pitch;
+    if (first_block && job.sums_are_far) {
+      const auto filter_bytes = job.sums_pitch * static_cast<std::int64_t>(sizeof(float));
+      for (std::int64_t f = 0; f < job.group_filters; ++f) {
+        const std::int64_t ahead = (kOutputFiltersAhead + f) * filter_bytes;
+        for (std::int64_t byte = 0; byte < kTileBytes; byte += kCacheLine) {
+          prefetch_to_write(sums, ahead + byte);
+        }
+      }
+    }
+    const float* weight = job.values + row[0] * group_size;
+    for (std::int64_t filter = 0; filter < job.group_filters; filter += kFilters) {
+      float start[kFilters];
+      for (int f = 0; f < kFilters; ++f) {
+        const std::int64_t i = first + filter + f;
+        start[f] = i < job.end_filter ? bias_of(job, i) : 0.0f;
+      }
+      add_filters<V, kVectors, kFilters, kChannels>(
+          job, panel, row[0], row[1], weight + filter * job.group_channels,
+          first_block ? start : nullptr, sums + filter * job.sums_pitch);
+    }
+  }
+}
+
+// Whether activations can stay where they are: in lines that the tile does not share, and so far
+// apart that they do not compete for the same places of the first-level cache.
+template <int kOutputs, class T>
+L1SPARSE_INLINE bool reads_in_place(const ColumnsJob& job) {
+  constexpr std::uint64_t kAll = ~std::uint64_t{0} >> (64 - kOutputs);
+  constexpr std::int64_t kLineFloats = kCacheLine / sizeof(float);
+  return std::is_same_v<T, float> && job.taps == 1 && job.last_channels == job.group_channels &&
+         (job.inside == nullptr || (job.inside[0] & kAll) == kAll) &&
+         job.channel_pitch % kLineFloats == 0 && job.channel_pitch % (8 * kLineFloats) != 0 &&
+         reinterpret_cast<std::uintptr_t>(job.tile) % kCacheLine == 0 && job.column_offset[0] == 0;
+}
+
+// All columns of a tile; the sums of kFilters filters stay in registers.
+template <class V, int kVectors, int kFilters, class T>
+void accumulate_filters(ColumnsJob& job) {
+  constexpr int kOutputs = kVectors * V::kLanes;
+  const bool in_place = reads_in_place<kOutputs, T>(job);
+  const auto add = job.group_filters % kFilters != 0 ? &add_block<V, kVectors, 1, 0>
+                   : job.group_channels == 4         ? &add_block<V, kVectors, kFilters, 4>
+                                                     : &add_block<V, kVectors, kFilters, 0>;
+  const std::uint32_t* rows = job.row_offsets;
+  std::int64_t column = 0;
+  do {
+    const std::int64_t end =
+        column + job.block_columns < job.columns ? column + job.block_columns : job.columns;
+    Panel panel{static_cast<const float*>(job.tile), 0, job.channel_pitch};
+    if (!in_place) {
+      copy_to_panel<V, kVectors, T>(job, column, end);
+      panel = {job.panel, column, kOutputs};
+    }
+    add(job, panel, rows, column == 0);
+    rows += job.block_rows;
+    column = end;
+  } while (column < job.columns);
+  job.ran = L1SPARSE_KERNEL_ISA;
+}
+
+}  // namespace
+}  // namespace l1sparse
+
+// An entry of an instruction set's table: kVectors of V make the tile, and registers hold the sums
+// of kFilters filters.
+#define L1SPARSE_FILTER_BY_FILTER_TILE(V, kVectors, kFilters, cost) \
+  {                                                                 \
+    kVectors *V::kLanes, cost, {                                    \
+      &accumulate_filters<V, kVectors, kFilters, float>,            \
+          &accumulate_filters<V, kVectors, kFilters, BFloat16>,     \
+          &accumulate_filters<V, kVectors, kFilters, Float16>       \
+    }                                                               \
+  }
