@@ -21,12 +21,17 @@ namespace {
 struct Panel {
   const float* activations;
   std::int64_t first, pitch;
+  const float* lone;  // of the output beyond whole vectors, [column][filter][channel], all filters
+                      // alike
 };
+
+constexpr int kLoneLanes = kLoneFilters * kLoneChannels;
 
 // Copies what the tile reads at the columns [begin, end) to job.panel; channels that a last group
 // lacks become 0.
-template <class V, int kVectors, class T>
-L1SPARSE_INLINE void copy_to_panel(const ColumnsJob& job, std::int64_t begin, std::int64_t end) {
+template <class V, int kVectors, bool kLone, class T>
+L1SPARSE_INLINE void copy_to_panel(const ColumnsJob& job, std::int64_t begin, std::int64_t end,
+                                   float* lone) {
   constexpr int kOutputs = kVectors * V::kLanes;
   constexpr std::uint64_t kAll = ~std::uint64_t{0} >> (64 - kOutputs);
   const std::int64_t channel_pitch = job.channel_pitch;
@@ -34,6 +39,7 @@ L1SPARSE_INLINE void copy_to_panel(const ColumnsJob& job, std::int64_t begin, st
   std::int64_t tap = 0;  // a block begins with a group of channels
   for (std::int64_t column = begin; column < end; ++column) {
     const std::uint64_t inside = job.inside == nullptr ? kAll : job.inside[tap] & kAll;
+    const std::int64_t this_tap = tap;
     if (++tap == job.taps) tap = 0;
     const T* const from = static_cast<const T*>(job.tile) + job.column_offset[column];
     const std::int64_t channels =
@@ -57,6 +63,14 @@ L1SPARSE_INLINE void copy_to_panel(const ColumnsJob& job, std::int64_t begin, st
     }
     for (std::int64_t i = channels * kOutputs; i < job.group_channels * kOutputs; ++i) to[i] = 0.0f;
     to += job.group_channels * kOutputs;
+    if constexpr (kLone) {
+      const bool reads = job.inside == nullptr || (job.inside[this_tap] >> kOutputs & 1) != 0;
+      for (int c = 0; c < kLoneChannels; ++c) {
+        const float x = reads && c < channels ? to_float(from[c * channel_pitch + kOutputs]) : 0.0f;
+        for (int f = 0; f < kLoneFilters; ++f) lone[f * kLoneChannels + c] = x;
+      }
+      lone += kLoneLanes;
+    }
   }
 }
 
@@ -85,7 +99,7 @@ L1SPARSE_INLINE void add_channels_to(typename V::Reg (&sums)[kFilters][kVectors]
 // Adds the products of the entries begin .. end - 1 of a group to the sums of kFilters of its
 // filters, of which `weight` is the first; with `start`, sums start from that instead. kChannels:
 // channels of a group; 0: job.group_channels.
-template <class V, int kVectors, int kFilters, int kChannels>
+template <class V, int kVectors, int kFilters, int kChannels, bool kLone>
 L1SPARSE_INLINE void add_filters(const ColumnsJob& job, const Panel& panel, std::uint32_t begin,
                                  std::uint32_t end, const float* weight, const float* start,
                                  float* sums) {
@@ -101,6 +115,7 @@ L1SPARSE_INLINE void add_filters(const ColumnsJob& job, const Panel& panel, std:
                                    : V::load(sums + f * sums_pitch + v * V::kLanes);
     }
   }
+  [[maybe_unused]] typename V::Reg lone_products = V::zero();
   const float* const activations = panel.activations - panel.first * column_pitch;
   const std::uint32_t* const last = job.columns_kept + end;
   for (const std::uint32_t* entry = job.columns_kept + begin; entry != last; ++entry) {
@@ -114,7 +129,20 @@ L1SPARSE_INLINE void add_filters(const ColumnsJob& job, const Panel& panel, std:
                                                   channels);
       }
     }
+    if constexpr (kLone) {
+      const float* const lone = panel.lone + (*entry - panel.first) * kLoneLanes;
+      lone_products = V::fma(V::load(lone), V::load(weight), lone_products);
+    }
     weight += group_size;
+  }
+  if constexpr (kLone) {
+    float products[kLoneLanes];
+    V::store(products, lone_products);
+    for (int f = 0; f < kFilters; ++f) {
+      const float* const p = products + f * kLoneChannels;
+      float& sum = sums[f * sums_pitch + kVectors * V::kLanes];
+      sum = (start != nullptr ? start[f] : sum) + ((p[0] + p[1]) + (p[2] + p[3]));
+    }
   }
 #pragma GCC unroll 8
   for (int f = 0; f < kFilters; ++f) {
@@ -127,7 +155,7 @@ L1SPARSE_INLINE void add_filters(const ColumnsJob& job, const Panel& panel, std:
 
 // The products of one block, whose rows begin at `rows`, for all filters; groups have a multiple of
 // kFilters.
-template <class V, int kVectors, int kFilters, int kChannels>
+template <class V, int kVectors, int kFilters, int kChannels, bool kLone>
 __attribute__((noinline)) void add_block(const ColumnsJob& shared, const Panel panel,
                                          const std::uint32_t* rows, bool first_block) {
   // A copy that no store can change, so that its members stay in registers.
@@ -157,7 +185,7 @@ __attribute__((noinline)) void add_block(const ColumnsJob& shared, const Panel p
         const std::int64_t i = first + filter + f;
         start[f] = i < job.end_filter ? bias_of(job, i) : 0.0f;
       }
-      add_filters<V, kVectors, kFilters, kChannels>(
+      add_filters<V, kVectors, kFilters, kChannels, kLone>(
           job, panel, row[0], row[1], weight + filter * job.group_channels,
           first_block ? start : nullptr, sums + filter * job.sums_pitch);
     }
@@ -176,23 +204,31 @@ L1SPARSE_INLINE bool reads_in_place(const ColumnsJob& job) {
          reinterpret_cast<std::uintptr_t>(job.tile) % kCacheLine == 0 && job.column_offset[0] == 0;
 }
 
-// All columns of a tile; the sums of kFilters filters stay in registers.
-template <class V, int kVectors, int kFilters, class T>
+// Sums up all columns of a tile; the sums of kFilters filters stay in registers. kLone: with one
+// output beyond the vectors, for groups whose filters and channels fill a vector's lanes.
+template <class V, int kVectors, int kFilters, bool kLone, class T>
 void accumulate_filters(ColumnsJob& job) {
   constexpr int kOutputs = kVectors * V::kLanes;
-  const bool in_place = reads_in_place<kOutputs, T>(job);
-  const auto add = job.group_filters % kFilters != 0 ? &add_block<V, kVectors, 1, 0>
-                   : job.group_channels == 4         ? &add_block<V, kVectors, kFilters, 4>
-                                                     : &add_block<V, kVectors, kFilters, 0>;
+  static_assert(!kLone || (kFilters == kLoneFilters && V::kLanes == kLoneLanes));
+  const bool in_place = !kLone && reads_in_place<kOutputs, T>(job);
+  auto add = &add_block<V, kVectors, kFilters, 4, kLone>;
+  if constexpr (!kLone) {
+    if (job.group_filters % kFilters != 0) {
+      add = &add_block<V, kVectors, 1, 0, false>;
+    } else if (job.group_channels != 4) {
+      add = &add_block<V, kVectors, kFilters, 0, false>;
+    }
+  }
   const std::uint32_t* rows = job.row_offsets;
   std::int64_t column = 0;
   do {
     const std::int64_t end =
         column + job.block_columns < job.columns ? column + job.block_columns : job.columns;
-    Panel panel{static_cast<const float*>(job.tile), 0, job.channel_pitch};
+    Panel panel{static_cast<const float*>(job.tile), 0, job.channel_pitch, nullptr};
     if (!in_place) {
-      copy_to_panel<V, kVectors, T>(job, column, end);
-      panel = {job.panel, column, kOutputs};
+      float* const lone = job.panel + (end - column) * job.group_channels * kOutputs;
+      copy_to_panel<V, kVectors, kLone, T>(job, column, end, lone);
+      panel = {job.panel, column, kOutputs, lone};
     }
     add(job, panel, rows, column == 0);
     rows += job.block_rows;
@@ -204,13 +240,17 @@ void accumulate_filters(ColumnsJob& job) {
 }  // namespace
 }  // namespace l1sparse
 
-// An entry of an instruction set's table: kVectors of V make the tile, and registers hold the sums
-// of kFilters filters.
+// Entries of an instruction set's tables: kVectors of V make the tile, with a lone output besides
+// or without, and registers hold the sums of kFilters filters.
 #define L1SPARSE_FILTER_BY_FILTER_TILE(V, kVectors, kFilters, cost) \
-  {                                                                 \
-    kVectors *V::kLanes, cost, {                                    \
-      &accumulate_filters<V, kVectors, kFilters, float>,            \
-          &accumulate_filters<V, kVectors, kFilters, BFloat16>,     \
-          &accumulate_filters<V, kVectors, kFilters, Float16>       \
-    }                                                               \
+  L1SPARSE_FILTERS_TILE_OF(V, kVectors, kFilters, false, cost)
+#define L1SPARSE_FILTER_BY_FILTER_WHOLE(V, kVectors, cost) \
+  L1SPARSE_FILTERS_TILE_OF(V, kVectors, kLoneFilters, true, cost)
+#define L1SPARSE_FILTERS_TILE_OF(V, kVectors, kFilters, kLone, cost)   \
+  {                                                                    \
+    kVectors *V::kLanes + (kLone ? 1 : 0), cost, {                     \
+      &accumulate_filters<V, kVectors, kFilters, kLone, float>,        \
+          &accumulate_filters<V, kVectors, kFilters, kLone, BFloat16>, \
+          &accumulate_filters<V, kVectors, kFilters, kLone, Float16>   \
+    }                                                                  \
   }

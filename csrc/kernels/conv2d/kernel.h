@@ -161,6 +161,10 @@ struct ColumnsJob {
 // Lanes that sum up the channels of a filter's outputs beyond a tile's vectors, at most.
 constexpr std::int64_t kMostExtraLanes = 16;
 
+// Under `filters`, a tile with a lone output is for groups of these channels and of a multiple of
+// these filters, whose products fill a vector's lanes.
+constexpr int kLoneFilters = 4, kLoneChannels = 4;
+
 // A register tile: so many outputs in a row. Most fill whole vectors; some have one or four more,
 // which have their channels on the lanes.
 struct PixelTile {

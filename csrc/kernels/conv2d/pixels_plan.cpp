@@ -236,6 +236,11 @@ const PixelTile* last_tile_of(const Conv2dProblem& problem, const PixelTiles& ti
                               Source source) {
   const std::int64_t outputs = checked_mul(problem.out_h, problem.out_w);
   if (problem.pool.kernel_h != 0) return nullptr;
+  const PackedView& weight = problem.weight;
+  if (weight.strategy == Strategy::filters &&
+      (weight.grid.filters % kLoneFilters != 0 || weight.grid.channels != kLoneChannels)) {
+    return nullptr;
+  }
   if (tiles.whole != nullptr && outputs == tiles.whole->outputs) return tiles.whole;
   if (tiles.last == nullptr || outputs >= kSmallMap || outputs < tiles.last->outputs ||
       (outputs - tiles.last->outputs) % kLineFloats != 0 ||
