@@ -21,7 +21,8 @@ def build_info() -> dict[str, Any]:
 
     Returns:
         ``version``; ``compiled`` and ``usable`` (lists of instruction sets, best first: built in,
-        and of these the ones that this processor runs); ``chosen`` (the one kernels run on);
+        and of these the ones that this processor runs); ``chosen`` (the one kernels run on,
+        which is the first but for `avx512_bf16` on Intel's processors, where it is slow);
         ``torch`` (its version); ``cuda`` (bool, whether GPU kernels were built) and
         ``cuda_reason`` (why not, or nothing).
     """

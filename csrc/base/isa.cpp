@@ -18,7 +18,7 @@ constexpr int kAutomatic = -1, kUnknown = -1;
 std::atomic<int> forced{kAutomatic};
 // Threads that find it unknown find the same answer, so no guard is needed, whose lock would come
 // from the C++ runtime.
-std::atomic<int> best{kUnknown};
+std::atomic<int> fastest{kUnknown};
 
 #if defined(__x86_64__)
 // Older compilers' __builtin_cpu_supports does not know this name. A build of plain C++ alone has
@@ -29,9 +29,20 @@ std::atomic<int> best{kUnknown};
 }
 #endif
 
-Isa best_usable() {
+// Whether the instruction set is faster than those after it. Intel's processors take so long for
+// pairs of bfloat16 numbers that widening them to float32 is faster: docs/kernels.md has figures.
+bool isa_pays([[maybe_unused]] Isa isa) {
+#if defined(__x86_64__) && !defined(L1SPARSE_WITHOUT_AVX512) && \
+    !defined(L1SPARSE_WITHOUT_AVX512_BF16)
+  if (isa == Isa::avx512_bf16) return !__builtin_cpu_is("intel");
+#endif
+  return true;
+}
+
+Isa fastest_usable() {
   for (int i = 0; i < kIsaCount; ++i) {
-    if (isa_usable(static_cast<Isa>(i))) return static_cast<Isa>(i);
+    const Isa isa = static_cast<Isa>(i);
+    if (isa_usable(isa) && isa_pays(isa)) return isa;
   }
   return static_cast<Isa>(kIsaCount - 1);
 }
@@ -94,10 +105,10 @@ bool isa_usable(Isa isa) {
 Isa selected_isa() {
   const int choice = forced.load(std::memory_order_relaxed);
   if (choice != kAutomatic) return static_cast<Isa>(choice);
-  int found = best.load(std::memory_order_relaxed);
+  int found = fastest.load(std::memory_order_relaxed);
   if (found == kUnknown) {
-    found = static_cast<int>(best_usable());
-    best.store(found, std::memory_order_relaxed);
+    found = static_cast<int>(fastest_usable());
+    fastest.store(found, std::memory_order_relaxed);
   }
   return static_cast<Isa>(found);
 }

@@ -25,11 +25,11 @@ const char* name_of_kernels(Isa isa);
 // Whether this processor and its operating system run `isa`.
 bool isa_usable(Isa isa);
 
-// The instruction set that kernels run on: the best usable one until `select_isa` names another.
+// The instruction set that kernels run on: the fastest usable one until `select_isa` names another.
 // Only where the plain C++ kernels were left out can it be one that is not usable.
 Isa selected_isa();
 
-// Forces the instruction set called `name`; an empty name goes back to the best usable one.
+// Forces the instruction set called `name`; an empty name goes back to the fastest usable one.
 // Returns false, and changes nothing, when the name is unknown or not usable here.
 bool select_isa(const char* name);
 
