@@ -105,7 +105,7 @@ def _is_native(conv: nn.Module | None) -> TypeGuard[DenseConv2d | SparseConv2d]:
     if not isinstance(conv, SparseConv2d) or conv.weight is not None:
         return False
     plain = conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
-    return plain and packed_info(conv.packed).strategy == "pixels"
+    return plain and packed_info(conv.packed).strategy != "channels"
 
 
 def _is_plain(pool: nn.Module | None) -> TypeGuard[nn.MaxPool2d]:
