@@ -153,11 +153,55 @@ L1SPARSE_INLINE void add_filters(const ColumnsJob& job, const Panel& panel, std:
   }
 }
 
+// What the next block reads, or the next tile's first one: brought near while a block's products
+// are summed up, some of it at every group of filters.
+struct ActivationsAhead {
+  const char* tile;
+  std::int64_t element_bytes, tile_bytes, channel_bytes;
+  std::int64_t column, columns, columns_left;
+  std::int64_t filter_groups, due;  // due: columns times filter groups
+};
+
+// While the block that ends with the column `end` - 1 is summed up.
+template <int kOutputs, class T>
+ActivationsAhead activations_ahead(const ColumnsJob& job, std::int64_t end) {
+  const bool last = end == job.columns;
+  ActivationsAhead ahead{};
+  ahead.element_bytes = sizeof(T);
+  ahead.tile_bytes = kOutputs * ahead.element_bytes;
+  ahead.channel_bytes = job.channel_pitch * ahead.element_bytes;
+  ahead.tile = static_cast<const char*>(job.tile) + (last ? ahead.tile_bytes : 0);
+  ahead.column = last ? 0 : end;
+  const std::int64_t rest = job.columns - ahead.column;
+  // Taps side by side read the same lines but for an element.
+  ahead.columns = (rest < job.block_columns ? rest : job.block_columns) / job.kernel_w;
+  ahead.columns_left = ahead.columns;
+  ahead.filter_groups = (job.end_filter - job.first_filter) / job.group_filters + 1;
+  return ahead;
+}
+
+// Some of it. A function of its own, so that it takes no registers where nothing is asked for.
+__attribute__((noinline)) void bring_near(const ColumnsJob& job, ActivationsAhead& ahead) {
+  ahead.due += ahead.columns;
+  for (; ahead.due >= ahead.filter_groups && ahead.columns_left > 0;
+       ahead.due -= ahead.filter_groups, --ahead.columns_left) {
+    const char* line = ahead.tile + job.column_offset[ahead.column] * ahead.element_bytes;
+    for (std::int64_t c = 0; c < job.group_channels; ++c, line += ahead.channel_bytes) {
+      // One line more than the outputs fill: they start anywhere in the first.
+      for (std::int64_t byte = 0; byte <= ahead.tile_bytes; byte += kCacheLine) {
+        prefetch(line, byte);
+      }
+    }
+    ahead.column += job.kernel_w;
+  }
+}
+
 // The products of one block, whose rows begin at `rows`, for all filters; groups have a multiple of
-// kFilters.
-template <class V, int kVectors, int kFilters, int kChannels, bool kLone>
+// kFilters. kAhead: brings near what comes next, which takes registers.
+template <class V, int kVectors, int kFilters, int kChannels, bool kLone, bool kAhead = false>
 __attribute__((noinline)) void add_block(const ColumnsJob& shared, const Panel panel,
-                                         const std::uint32_t* rows, bool first_block) {
+                                         const std::uint32_t* rows, bool first_block,
+                                         [[maybe_unused]] ActivationsAhead& ahead) {
   // A copy that no store can change, so that its members stay in registers.
   const ColumnsJob job = shared;
   constexpr std::int64_t kTileBytes = kVectors * V::kLanes * sizeof(float);
@@ -167,6 +211,7 @@ __attribute__((noinline)) void add_block(const ColumnsJob& shared, const Panel p
   const std::uint32_t* row = rows + job.first_filter_group + group;
   for (std::int64_t first = group * job.group_filters; first < job.end_filter;
        first += job.group_filters, ++row) {
+    if constexpr (kAhead) bring_near(job, ahead);
     if (row[0] == row[1] && !first_block) continue;
     float* sums = job.sums + first * job.sums_pitch;
     if (first_block && job.sums_are_far) {
@@ -211,7 +256,8 @@ void accumulate_filters(ColumnsJob& job) {
   constexpr int kOutputs = kVectors * V::kLanes;
   static_assert(!kLone || (kFilters == kLoneFilters && V::kLanes == kLoneLanes));
   const bool in_place = !kLone && reads_in_place<kOutputs, T>(job);
-  auto add = &add_block<V, kVectors, kFilters, 4, kLone>;
+  auto add = job.prefetches ? &add_block<V, kVectors, kFilters, 4, kLone, true>
+                            : &add_block<V, kVectors, kFilters, 4, kLone>;
   if constexpr (!kLone) {
     if (job.group_filters % kFilters != 0) {
       add = &add_block<V, kVectors, 1, 0, false>;
@@ -230,7 +276,8 @@ void accumulate_filters(ColumnsJob& job) {
       copy_to_panel<V, kVectors, kLone, T>(job, column, end, lone);
       panel = {job.panel, column, kOutputs, lone};
     }
-    add(job, panel, rows, column == 0);
+    ActivationsAhead ahead = activations_ahead<kOutputs, T>(job, end);
+    add(job, panel, rows, column == 0, ahead);
     rows += job.block_rows;
     column = end;
   } while (column < job.columns);

@@ -191,7 +191,7 @@ ColumnsJob columns_job(const Run& run, char* slot) {
   job.columns = weight.grid.columns();
   job.taps = weight.grid.taps;
   job.kernel_w = weight.shape.kernel_w;
-  job.prefetches = run.plan.source == Source::in_place;
+  job.prefetches = run.plan.activations_ahead;
   job.group_filters = weight.grid.filters;
   job.group_channels = weight.grid.channels;
   job.last_channels =
