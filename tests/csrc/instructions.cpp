@@ -21,8 +21,7 @@ int main(int argc, char** argv) {
   const std::int64_t kernel = std::atoi(argv[5]);
   // Groups as the strategy is for.
   const bool by_filter = argv[2] == std::string(strategy_name(Strategy::filters));
-  const WeightShape shape{filters, channels,          kernel,
-                          kernel,  by_filter ? 4 : 1, by_filter ? 4 : 8};
+  const WeightShape shape{filters, channels, kernel, kernel, by_filter ? 4 : 1, by_filter ? 4 : 8};
   reference::Random random(17);
   const std::vector<float> weight =
       reference::random_values(random, reference::weight_count(shape));

@@ -280,7 +280,8 @@ void test_null_arguments(Random& random) {
     CHECK_EQ(l1sparse_conv2d_query(&weight.opened, &options, count, &sizes).code,
              static_cast<std::int32_t>(L1SPARSE_OUT_OF_RANGE));
   }
-  for (const std::int32_t strategy : {-1, L1SPARSE_FILTERS + 1, std::numeric_limits<std::int32_t>::max()}) {
+  for (const std::int32_t strategy :
+       {-1, L1SPARSE_FILTERS + 1, std::numeric_limits<std::int32_t>::max()}) {
     CHECK_EQ(l1sparse_pack_bytes(&shape, mask, strategy, &size).code,
              static_cast<std::int32_t>(L1SPARSE_OUT_OF_RANGE));
   }
