@@ -9,6 +9,8 @@
 // of the band after the other into scratch memory, and what its windows give into the output. Where
 // outputs and inputs of a channel already lie alike, the input is read in place. Bands, or ranges
 // of filters, are what threads share out.
+//
+// The strategy `filters` is the same but for the step on a tile, which goes filter by filter.
 #include <algorithm>
 #include <atomic>
 #include <new>
