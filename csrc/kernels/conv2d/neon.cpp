@@ -20,6 +20,10 @@ constexpr PixelTile kNarrowTiles[] = {L1SPARSE_PIXEL_TILE(F32x4, NoExtraOutputs,
                                       L1SPARSE_PIXEL_TILE(F32x4, NoExtraOutputs, 3, 4, 1, 153),
                                       L1SPARSE_PIXEL_TILE(F32x4, NoExtraOutputs, 2, 4, 1, 108),
                                       L1SPARSE_PIXEL_TILE(F32x4, NoExtraOutputs, 1, 4, 1, 62)};
+constexpr PixelTile kFilterByFilterTiles[] = {L1SPARSE_FILTER_BY_FILTER_TILE(F32x4, 4, 4, 200),
+                                              L1SPARSE_FILTER_BY_FILTER_TILE(F32x4, 3, 4, 155),
+                                              L1SPARSE_FILTER_BY_FILTER_TILE(F32x4, 2, 4, 115),
+                                              L1SPARSE_FILTER_BY_FILTER_TILE(F32x4, 1, 4, 100)};
 #else
 // Half as many registers, as AVX2 has them.
 constexpr TileKernel kTiles[] = {L1SPARSE_TILE(F32x4, F32x4, 2, 7),
@@ -29,11 +33,9 @@ constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x4, NoExtraOutputs, 
                                      L1SPARSE_PIXEL_TILE(F32x4, NoExtraOutputs, 2, 4, 1, 125),
                                      L1SPARSE_PIXEL_TILE(F32x4, NoExtraOutputs, 1, 8, 1, 80)};
 constexpr const PixelTile (&kNarrowTiles)[3] = kPixelTiles;
+constexpr PixelTile kFilterByFilterTiles[] = {L1SPARSE_FILTER_BY_FILTER_TILE(F32x4, 2, 4, 115),
+                                              L1SPARSE_FILTER_BY_FILTER_TILE(F32x4, 1, 4, 80)};
 #endif
-constexpr PixelTile kFilterByFilterTiles[] = {L1SPARSE_FILTER_BY_FILTER_TILE(F32x4, 4, 4, 200),
-                                              L1SPARSE_FILTER_BY_FILTER_TILE(F32x4, 3, 4, 155),
-                                              L1SPARSE_FILTER_BY_FILTER_TILE(F32x4, 2, 4, 115),
-                                              L1SPARSE_FILTER_BY_FILTER_TILE(F32x4, 1, 4, 100)};
 constexpr PixelTile kUnprunedTiles[] = {L1SPARSE_UNPRUNED_TILE(F32x4, 3, 4, 150),
                                         L1SPARSE_UNPRUNED_TILE(F32x4, 1, 4, 80)};
 }  // namespace
