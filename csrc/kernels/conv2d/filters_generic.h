@@ -9,7 +9,6 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 
 #include "kernels/conv2d/extra_outputs_generic.h"
 #include "kernels/conv2d/kernel.h"
@@ -25,11 +24,20 @@ struct Panel {
                       // alike
 };
 
+// Groups of so many channels have a loop of their own, but in code that is to be small.
+#ifdef __OPTIMIZE_SIZE__
+constexpr int kOwnLoop = 0;
+#else
+constexpr int kOwnLoop = 4;
+#endif
+// Tiles of so many outputs bring near what comes next.
+constexpr int kAheadOutputs = 48;
+
 constexpr int kLoneLanes = kLoneFilters * kLoneChannels;
 
 // Copies what the tile reads at the columns [begin, end) to job.panel; channels that a last group
 // lacks become 0.
-template <class V, int kVectors, bool kLone, class T>
+template <class V, int kVectors, bool kLone>
 L1SPARSE_INLINE void copy_to_panel(const ColumnsJob& job, std::int64_t begin, std::int64_t end,
                                    float* lone) {
   constexpr int kOutputs = kVectors * V::kLanes;
@@ -41,7 +49,7 @@ L1SPARSE_INLINE void copy_to_panel(const ColumnsJob& job, std::int64_t begin, st
     const std::uint64_t inside = job.inside == nullptr ? kAll : job.inside[tap] & kAll;
     const std::int64_t this_tap = tap;
     if (++tap == job.taps) tap = 0;
-    const T* const from = static_cast<const T*>(job.tile) + job.column_offset[column];
+    const float* const from = static_cast<const float*>(job.tile) + job.column_offset[column];
     const std::int64_t channels =
         column >= job.columns - job.taps ? job.last_channels : job.group_channels;
     if (inside == kAll) {
@@ -66,7 +74,7 @@ L1SPARSE_INLINE void copy_to_panel(const ColumnsJob& job, std::int64_t begin, st
     if constexpr (kLone) {
       const bool reads = job.inside == nullptr || (job.inside[this_tap] >> kOutputs & 1) != 0;
       for (int c = 0; c < kLoneChannels; ++c) {
-        const float x = reads && c < channels ? to_float(from[c * channel_pitch + kOutputs]) : 0.0f;
+        const float x = reads && c < channels ? from[c * channel_pitch + kOutputs] : 0.0f;
         for (int f = 0; f < kLoneFilters; ++f) lone[f * kLoneChannels + c] = x;
       }
       lone += kLoneLanes;
@@ -156,22 +164,21 @@ L1SPARSE_INLINE void add_filters(const ColumnsJob& job, const Panel& panel, std:
 // What the next block reads, or the next tile's first one: brought near while a block's products
 // are summed up, some of it at every group of filters.
 struct ActivationsAhead {
-  const char* tile;
-  std::int64_t element_bytes, tile_bytes, channel_bytes;
+  const float* tile;
+  std::int64_t outputs, first_output;
   std::int64_t column, columns, columns_left;
   std::int64_t filter_groups, due;  // due: columns times filter groups
 };
 
 // While the block that ends with the column `end` - 1 is summed up.
-template <int kOutputs, class T>
-ActivationsAhead activations_ahead(const ColumnsJob& job, std::int64_t end) {
+inline ActivationsAhead activations_ahead(const ColumnsJob& job, std::int64_t end,
+                                          std::int64_t outputs) {
   const bool last = end == job.columns;
   ActivationsAhead ahead{};
-  ahead.element_bytes = sizeof(T);
-  ahead.tile_bytes = kOutputs * ahead.element_bytes;
-  ahead.channel_bytes = job.channel_pitch * ahead.element_bytes;
-  ahead.tile = static_cast<const char*>(job.tile) + (last ? ahead.tile_bytes : 0);
+  ahead.outputs = outputs;
+  ahead.tile = static_cast<const float*>(job.tile);
   ahead.column = last ? 0 : end;
+  ahead.first_output = last ? outputs : 0;
   const std::int64_t rest = job.columns - ahead.column;
   // Taps side by side read the same lines but for an element.
   ahead.columns = (rest < job.block_columns ? rest : job.block_columns) / job.kernel_w;
@@ -181,15 +188,16 @@ ActivationsAhead activations_ahead(const ColumnsJob& job, std::int64_t end) {
 }
 
 // Some of it. A function of its own, so that it takes no registers where nothing is asked for.
-__attribute__((noinline)) void bring_near(const ColumnsJob& job, ActivationsAhead& ahead) {
+__attribute__((noinline)) inline void bring_near(const ColumnsJob& job, ActivationsAhead& ahead) {
+  constexpr std::int64_t kFloat = sizeof(float), kLineFloats = kCacheLine / kFloat;
   ahead.due += ahead.columns;
   for (; ahead.due >= ahead.filter_groups && ahead.columns_left > 0;
        ahead.due -= ahead.filter_groups, --ahead.columns_left) {
-    const char* line = ahead.tile + job.column_offset[ahead.column] * ahead.element_bytes;
-    for (std::int64_t c = 0; c < job.group_channels; ++c, line += ahead.channel_bytes) {
+    std::int64_t at = job.column_offset[ahead.column] + ahead.first_output;
+    for (std::int64_t c = 0; c < job.group_channels; ++c, at += job.channel_pitch) {
       // One line more than the outputs fill: they start anywhere in the first.
-      for (std::int64_t byte = 0; byte <= ahead.tile_bytes; byte += kCacheLine) {
-        prefetch(line, byte);
+      for (std::int64_t i = 0; i <= ahead.outputs; i += kLineFloats) {
+        prefetch(ahead.tile, (at + i) * kFloat);
       }
     }
     ahead.column += job.kernel_w;
@@ -239,11 +247,11 @@ __attribute__((noinline)) void add_block(const ColumnsJob& shared, const Panel p
 
 // Whether activations can stay where they are: in lines that the tile does not share, and so far
 // apart that they do not compete for the same places of the first-level cache.
-template <int kOutputs, class T>
+template <int kOutputs>
 L1SPARSE_INLINE bool reads_in_place(const ColumnsJob& job) {
   constexpr std::uint64_t kAll = ~std::uint64_t{0} >> (64 - kOutputs);
   constexpr std::int64_t kLineFloats = kCacheLine / sizeof(float);
-  return std::is_same_v<T, float> && job.taps == 1 && job.last_channels == job.group_channels &&
+  return job.taps == 1 && job.last_channels == job.group_channels &&
          (job.inside == nullptr || (job.inside[0] & kAll) == kAll) &&
          job.channel_pitch % kLineFloats == 0 && job.channel_pitch % (8 * kLineFloats) != 0 &&
          reinterpret_cast<std::uintptr_t>(job.tile) % kCacheLine == 0 && job.column_offset[0] == 0;
@@ -251,13 +259,15 @@ L1SPARSE_INLINE bool reads_in_place(const ColumnsJob& job) {
 
 // Sums up all columns of a tile; the sums of kFilters filters stay in registers. kLone: with one
 // output beyond the vectors, for groups whose filters and channels fill a vector's lanes.
-template <class V, int kVectors, int kFilters, bool kLone, class T>
+template <class V, int kVectors, int kFilters, bool kLone>
 void accumulate_filters(ColumnsJob& job) {
   constexpr int kOutputs = kVectors * V::kLanes;
   static_assert(!kLone || (kFilters == kLoneFilters && V::kLanes == kLoneLanes));
-  const bool in_place = !kLone && reads_in_place<kOutputs, T>(job);
-  auto add = job.prefetches ? &add_block<V, kVectors, kFilters, 4, kLone, true>
-                            : &add_block<V, kVectors, kFilters, 4, kLone>;
+  const bool in_place = !kLone && reads_in_place<kOutputs>(job);
+  auto add = &add_block<V, kVectors, kFilters, kOwnLoop, kLone>;
+  if constexpr (kOutputs >= kAheadOutputs) {
+    if (job.prefetches) add = &add_block<V, kVectors, kFilters, kOwnLoop, kLone, true>;
+  }
   if constexpr (!kLone) {
     if (job.group_filters % kFilters != 0) {
       add = &add_block<V, kVectors, 1, 0, false>;
@@ -273,10 +283,10 @@ void accumulate_filters(ColumnsJob& job) {
     Panel panel{static_cast<const float*>(job.tile), 0, job.channel_pitch, nullptr};
     if (!in_place) {
       float* const lone = job.panel + (end - column) * job.group_channels * kOutputs;
-      copy_to_panel<V, kVectors, kLone, T>(job, column, end, lone);
+      copy_to_panel<V, kVectors, kLone>(job, column, end, lone);
       panel = {job.panel, column, kOutputs, lone};
     }
-    ActivationsAhead ahead = activations_ahead<kOutputs, T>(job, end);
+    ActivationsAhead ahead = activations_ahead(job, end, kOutputs);
     add(job, panel, rows, column == 0, ahead);
     rows += job.block_rows;
     column = end;
@@ -287,17 +297,15 @@ void accumulate_filters(ColumnsJob& job) {
 }  // namespace
 }  // namespace l1sparse
 
-// Entries of an instruction set's tables: kVectors of V make the tile, with a lone output besides
-// or without, and registers hold the sums of kFilters filters.
+// Entries of an instruction set's tables, for float32: kVectors of V make the tile, with a lone
+// output besides or without, and registers hold the sums of kFilters filters.
 #define L1SPARSE_FILTER_BY_FILTER_TILE(V, kVectors, kFilters, cost) \
   L1SPARSE_FILTERS_TILE_OF(V, kVectors, kFilters, false, cost)
 #define L1SPARSE_FILTER_BY_FILTER_WHOLE(V, kVectors, cost) \
   L1SPARSE_FILTERS_TILE_OF(V, kVectors, kLoneFilters, true, cost)
-#define L1SPARSE_FILTERS_TILE_OF(V, kVectors, kFilters, kLone, cost)   \
-  {                                                                    \
-    kVectors *V::kLanes + (kLone ? 1 : 0), cost, {                     \
-      &accumulate_filters<V, kVectors, kFilters, kLone, float>,        \
-          &accumulate_filters<V, kVectors, kFilters, kLone, BFloat16>, \
-          &accumulate_filters<V, kVectors, kFilters, kLone, Float16>   \
-    }                                                                  \
+#define L1SPARSE_FILTERS_TILE_OF(V, kVectors, kFilters, kLone, cost)      \
+  {                                                                       \
+    kVectors *V::kLanes + (kLone ? 1 : 0), cost, {                        \
+      &accumulate_filters<V, kVectors, kFilters, kLone>, nullptr, nullptr \
+    }                                                                     \
   }

@@ -21,9 +21,7 @@ constexpr PixelTile kNarrowTiles[] = {L1SPARSE_PIXEL_TILE(F32x4, NoExtraOutputs,
                                       L1SPARSE_PIXEL_TILE(F32x4, NoExtraOutputs, 2, 4, 1, 108),
                                       L1SPARSE_PIXEL_TILE(F32x4, NoExtraOutputs, 1, 4, 1, 62)};
 constexpr PixelTile kFilterByFilterTiles[] = {L1SPARSE_FILTER_BY_FILTER_TILE(F32x4, 4, 4, 200),
-                                              L1SPARSE_FILTER_BY_FILTER_TILE(F32x4, 3, 4, 155),
-                                              L1SPARSE_FILTER_BY_FILTER_TILE(F32x4, 2, 4, 115),
-                                              L1SPARSE_FILTER_BY_FILTER_TILE(F32x4, 1, 4, 100)};
+                                              L1SPARSE_FILTER_BY_FILTER_TILE(F32x4, 1, 4, 80)};
 #else
 // Half as many registers, as AVX2 has them.
 constexpr TileKernel kTiles[] = {L1SPARSE_TILE(F32x4, F32x4, 2, 7),

@@ -97,7 +97,10 @@ Source choose_source(const Conv2dProblem& problem, const Conv2dKernels& kernels)
                      problem.in_w == problem.out_w && problem.input_strides.w == 1 &&
                      (problem.in_h == 1 || problem.input_strides.h == problem.in_w);
   const bool no_edges = shape.kernel_h * shape.kernel_w == 1 && problem.in_h == problem.out_h;
-  if (alike && (no_edges || bits)) return Source::in_place;
+  // Steps of the strategy `filters` read float32 alone: planes are that.
+  const bool readable =
+      problem.dtype == DType::float32 || problem.weight.strategy != Strategy::filters;
+  if (alike && readable && (no_edges || bits)) return Source::in_place;
   // What a plane leaves out has to lie outside of the input.
   const bool holds_phase = ceil_div(problem.in_w, problem.stride_w) <= problem.out_w;
   return bits && holds_phase ? Source::by_phase : Source::by_tap;
