@@ -134,7 +134,7 @@ def run(parser: OneLineParser, options: argparse.Namespace) -> None:
                 for sparsity in options.sparsity:
                     setting = (name, group, sparsity)
                     rows.append(_measure(classify, Path(folder), setting, options))
-    machine = describe({build_info()["usable"][0]}, 1, core)  # the C++ library picks the same
+    machine = describe({build_info()["chosen"]}, 1, core)  # the C++ library picks the same
     if options.json:
         settings = {
             "rounds": options.rounds,

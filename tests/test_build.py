@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,9 @@ from l1sparse.build import FORCE_VARIABLE, force_arch, force_arch_from_environme
 
 KNOWN = {"avx512_bf16", "avx512", "avx2", "neon", "scalar"}
 USABLE = l1sparse.build_info()["usable"]
+# Pairs of bfloat16 numbers, which are the first, are slow on Intel's processors.
+INTEL = "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+FASTEST = next(name for name in USABLE if not (INTEL and name == "avx512_bf16"))
 
 SAY_WHAT_RAN = """
 import torch, l1sparse
@@ -53,10 +57,10 @@ def test_build_info_says_what_is_here() -> None:
     assert info["cuda"] is (info["cuda_reason"] == "")
 
 
-def test_the_best_usable_set_is_chosen_where_none_is_forced() -> None:
+def test_the_fastest_usable_set_is_chosen_where_none_is_forced() -> None:
     force_arch("")
     try:
-        assert l1sparse.build_info()["chosen"] == USABLE[0]
+        assert l1sparse.build_info()["chosen"] == FASTEST
     finally:
         force_arch_from_environment()
 
@@ -93,7 +97,7 @@ def test_the_environment_variable_forces_a_set(name: str) -> None:
 
 
 def test_an_empty_environment_variable_leaves_the_choice_free() -> None:
-    assert python(SAY_WHAT_RAN, forced="").stdout.split() == [USABLE[0], kernels_of(USABLE[0])]
+    assert python(SAY_WHAT_RAN, forced="").stdout.split() == [FASTEST, kernels_of(FASTEST)]
 
 
 def test_an_unknown_set_in_the_environment_variable_fails_the_import() -> None:
