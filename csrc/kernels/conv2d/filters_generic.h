@@ -82,13 +82,13 @@ L1SPARSE_INLINE void copy_to_panel(const ColumnsJob& job, std::int64_t begin, st
   }
 }
 
-// sums[f] += weights * activations of kChannels channels.
+// acc[f] += weight[f * weight_pitch + c] * activation[c], for kChannels channels.
 template <class V, int kVectors, int kFilters, int kChannels>
-L1SPARSE_INLINE void add_channels_to(typename V::Reg (&sums)[kFilters][kVectors],
-                                     const float* activation, std::int64_t activation_pitch,
-                                     const float* weight, std::int64_t weight_pitch) {
+L1SPARSE_INLINE void add_shared(const float* activation, std::int64_t channel_pitch,
+                                const float* weight, std::int64_t weight_pitch,
+                                typename V::Reg (&acc)[kFilters][kVectors]) {
 #pragma GCC unroll 8
-  for (int c = 0; c < kChannels; ++c, activation += activation_pitch) {
+  for (int c = 0; c < kChannels; ++c, activation += channel_pitch) {
     // Hides how `activation` moves on: otherwise GCC makes a register of every vector's distance
     // from the first, more than there are.
     asm("" : "+r"(activation));
@@ -99,7 +99,7 @@ L1SPARSE_INLINE void add_channels_to(typename V::Reg (&sums)[kFilters][kVectors]
     for (int v = 0; v < kVectors; ++v) {
       const typename V::Reg x = V::load(activation + v * V::kLanes);
 #pragma GCC unroll 8
-      for (int f = 0; f < kFilters; ++f) sums[f][v] = V::fma(x, w[f], sums[f][v]);
+      for (int f = 0; f < kFilters; ++f) acc[f][v] = V::fma(x, w[f], acc[f][v]);
     }
   }
 }
@@ -130,11 +130,11 @@ L1SPARSE_INLINE void add_filters(const ColumnsJob& job, const Panel& panel, std:
     const float* activation = activations + *entry * column_pitch;
     prefetch(weight, kWeightsAhead);
     if constexpr (kChannels != 0) {
-      add_channels_to<V, kVectors, kFilters, kChannels>(acc, activation, pitch, weight, channels);
+      add_shared<V, kVectors, kFilters, kChannels>(activation, pitch, weight, channels, acc);
     } else {
       for (std::int64_t c = 0; c < channels; ++c) {
-        add_channels_to<V, kVectors, kFilters, 1>(acc, activation + c * pitch, pitch, weight + c,
-                                                  channels);
+        add_shared<V, kVectors, kFilters, 1>(activation + c * pitch, pitch, weight + c, channels,
+                                             acc);
       }
     }
     if constexpr (kLone) {

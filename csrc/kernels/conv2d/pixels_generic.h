@@ -220,25 +220,6 @@ struct SharedChannels {
   std::int64_t sums_pitch;
 };
 
-// acc[f] += weight[f * weight_pitch + c] * activation[c], for kChannels channels.
-template <class V, int kVectors, int kFilters, int kChannels>
-L1SPARSE_INLINE void add_shared(const float* activation, std::int64_t channel_pitch,
-                                const float* weight, std::int64_t weight_pitch,
-                                typename V::Reg (&acc)[kFilters][kVectors]) {
-#pragma GCC unroll 8
-  for (int c = 0; c < kChannels; ++c, activation += channel_pitch) {
-    typename V::Reg w[kFilters];
-#pragma GCC unroll 8
-    for (int f = 0; f < kFilters; ++f) w[f] = V::broadcast(weight[f * weight_pitch + c]);
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) {
-      const typename V::Reg x = V::load(activation + v * V::kLanes);
-#pragma GCC unroll 8
-      for (int f = 0; f < kFilters; ++f) acc[f][v] = V::fma(x, w[f], acc[f][v]);
-    }
-  }
-}
-
 // Adds the channels' products to the sums of the next kFilters filters. With kEight channels and
 // weight_pitch are 8: then nothing is left to compute but addresses.
 template <class V, int kVectors, int kFilters, bool kEight>
