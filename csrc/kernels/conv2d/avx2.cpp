@@ -22,6 +22,9 @@ constexpr PixelTile kOneFilterTiles[] = {L1SPARSE_FILTERS_TILE(F32x8, 4, 3, 400)
 constexpr PixelTile kFilterByFilterTiles[] = {L1SPARSE_FILTER_BY_FILTER_TILE(F32x8, 3, 4, 300),
                                               L1SPARSE_FILTER_BY_FILTER_TILE(F32x8, 2, 4, 220),
                                               L1SPARSE_FILTER_BY_FILTER_TILE(F32x8, 1, 4, 200)};
+constexpr PixelTile kOneByOneTiles[] = {L1SPARSE_FILTER_BY_FILTER_TILE(F32x8, 8, 1, 800),
+                                        L1SPARSE_FILTER_BY_FILTER_TILE(F32x8, 4, 1, 450),
+                                        L1SPARSE_FILTER_BY_FILTER_TILE(F32x8, 1, 1, 250)};
 constexpr PixelTile kUnprunedTiles[] = {L1SPARSE_UNPRUNED_TILE(F32x8, 3, 4, 300),
                                         L1SPARSE_UNPRUNED_TILE(F32x8, 1, 4, 160)};
 }  // namespace
@@ -31,5 +34,6 @@ const Conv2dKernels conv2d_avx2 = L1SPARSE_CONV2D_KERNELS(
     L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr, nullptr),
     L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr, nullptr),
     L1SPARSE_PIXEL_TILES(kFilterByFilterTiles, nullptr, nullptr),
+    L1SPARSE_PIXEL_TILES(kOneByOneTiles, nullptr, nullptr),
     L1SPARSE_PIXEL_TILES(kUnprunedTiles, nullptr, nullptr), true, false, false);
 }  // namespace l1sparse

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "kernels/conv2d/choose.h"
 
+#include "kernels/conv2d/kernel.h"
+
 namespace l1sparse {
 namespace {
 
@@ -9,8 +11,6 @@ namespace {
 // filter. One filter alone is not worth the planes either way, and pixels read NCHW in place.
 constexpr std::int64_t kFewFilters = 4;
 
-// Filters of a group that share every activation under `filters`.
-constexpr std::int64_t kSharingFilters = 4;
 // With more channels than these a group's activations fill the registers under `pixels`, and
 // sums are loaded and stored seldom enough.
 constexpr std::int64_t kNarrowChannels = 4;

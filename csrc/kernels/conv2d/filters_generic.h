@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/conv2d/extra_outputs_generic.h"
 #include "kernels/conv2d/kernel.h"
@@ -24,11 +25,12 @@ struct Panel {
                       // alike
 };
 
-// Groups of so many channels have a loop of their own, but in code that is to be small.
+// Groups of four filters and so many channels have a loop of their own, and so have groups of other
+// filters with so many channels or twice as many; but not in code that is to be small.
 #ifdef __OPTIMIZE_SIZE__
-constexpr int kOwnLoop = 0;
+constexpr int kOwnLoop = 0, kOneByOneLoop = 0;
 #else
-constexpr int kOwnLoop = 4;
+constexpr int kOwnLoop = 4, kOneByOneLoop = 8;
 #endif
 // Tiles of so many outputs bring near what comes next.
 constexpr int kAheadOutputs = 48;
@@ -37,9 +39,9 @@ constexpr int kLoneLanes = kLoneFilters * kLoneChannels;
 
 // Copies what the tile reads at the columns [begin, end) to job.panel; channels that a last group
 // lacks become 0.
-template <class V, int kVectors, bool kLone>
-L1SPARSE_INLINE void copy_to_panel(const ColumnsJob& job, std::int64_t begin, std::int64_t end,
-                                   float* lone) {
+template <class V, int kVectors, bool kLone, class T>
+__attribute__((noinline)) void copy_to_panel(const ColumnsJob& job, std::int64_t begin,
+                                             std::int64_t end, float* lone) {
   constexpr int kOutputs = kVectors * V::kLanes;
   constexpr std::uint64_t kAll = ~std::uint64_t{0} >> (64 - kOutputs);
   const std::int64_t channel_pitch = job.channel_pitch;
@@ -49,7 +51,7 @@ L1SPARSE_INLINE void copy_to_panel(const ColumnsJob& job, std::int64_t begin, st
     const std::uint64_t inside = job.inside == nullptr ? kAll : job.inside[tap] & kAll;
     const std::int64_t this_tap = tap;
     if (++tap == job.taps) tap = 0;
-    const float* const from = static_cast<const float*>(job.tile) + job.column_offset[column];
+    const T* const from = static_cast<const T*>(job.tile) + job.column_offset[column];
     const std::int64_t channels =
         column >= job.columns - job.taps ? job.last_channels : job.group_channels;
     if (inside == kAll) {
@@ -74,7 +76,7 @@ L1SPARSE_INLINE void copy_to_panel(const ColumnsJob& job, std::int64_t begin, st
     if constexpr (kLone) {
       const bool reads = job.inside == nullptr || (job.inside[this_tap] >> kOutputs & 1) != 0;
       for (int c = 0; c < kLoneChannels; ++c) {
-        const float x = reads && c < channels ? from[c * channel_pitch + kOutputs] : 0.0f;
+        const float x = reads && c < channels ? to_float(from[c * channel_pitch + kOutputs]) : 0.0f;
         for (int f = 0; f < kLoneFilters; ++f) lone[f * kLoneChannels + c] = x;
       }
       lone += kLoneLanes;
@@ -87,7 +89,7 @@ template <class V, int kVectors, int kFilters, int kChannels>
 L1SPARSE_INLINE void add_shared(const float* activation, std::int64_t channel_pitch,
                                 const float* weight, std::int64_t weight_pitch,
                                 typename V::Reg (&acc)[kFilters][kVectors]) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int c = 0; c < kChannels; ++c, activation += channel_pitch) {
     // Hides how `activation` moves on: otherwise GCC makes a register of every vector's distance
     // from the first, more than there are.
@@ -105,12 +107,14 @@ L1SPARSE_INLINE void add_shared(const float* activation, std::int64_t channel_pi
 }
 
 // Adds the products of the entries begin .. end - 1 of a group to the sums of kFilters of its
-// filters, of which `weight` is the first; with `start`, sums start from that instead. kChannels:
-// channels of a group; 0: job.group_channels.
-template <class V, int kVectors, int kFilters, int kChannels, bool kLone>
+// filters, of which `weight` is the first; with `start`, sums start from that instead. kEnds: then
+// the residual is added, if there is one, and sums are brought into their bounds. kChannels:
+// channels of a group; 0: job.group_channels. Sums are of the type Sum, float unless they start and
+// end here.
+template <class V, int kVectors, int kFilters, int kChannels, bool kLone, bool kEnds, class Sum>
 L1SPARSE_INLINE void add_filters(const ColumnsJob& job, const Panel& panel, std::uint32_t begin,
                                  std::uint32_t end, const float* weight, const float* start,
-                                 float* sums) {
+                                 Sum* sums, [[maybe_unused]] const Sum* residual) {
   const std::int64_t channels = kChannels != 0 ? kChannels : job.group_channels;
   const std::int64_t group_size = job.group_filters * channels, sums_pitch = job.sums_pitch;
   const std::int64_t pitch = panel.pitch, column_pitch = channels * pitch;
@@ -119,8 +123,11 @@ L1SPARSE_INLINE void add_filters(const ColumnsJob& job, const Panel& panel, std:
   for (int f = 0; f < kFilters; ++f) {
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
-      acc[f][v] = start != nullptr ? V::broadcast(start[f])
-                                   : V::load(sums + f * sums_pitch + v * V::kLanes);
+      if (!std::is_same_v<Sum, float> || start != nullptr) {
+        acc[f][v] = V::broadcast(start[f]);
+      } else {
+        acc[f][v] = V::load(sums + f * sums_pitch + v * V::kLanes);
+      }
     }
   }
   [[maybe_unused]] typename V::Reg lone_products = V::zero();
@@ -148,8 +155,26 @@ L1SPARSE_INLINE void add_filters(const ColumnsJob& job, const Panel& panel, std:
     V::store(products, lone_products);
     for (int f = 0; f < kFilters; ++f) {
       const float* const p = products + f * kLoneChannels;
-      float& sum = sums[f * sums_pitch + kVectors * V::kLanes];
-      sum = (start != nullptr ? start[f] : sum) + ((p[0] + p[1]) + (p[2] + p[3]));
+      const std::int64_t at = f * sums_pitch + kVectors * V::kLanes;
+      float sum = (start != nullptr ? start[f] : sums[at]) + ((p[0] + p[1]) + (p[2] + p[3]));
+      if constexpr (kEnds) {
+        if (residual != nullptr) sum += residual[at];
+        sum = sum < job.low ? job.low : sum > job.high ? job.high : sum;
+      }
+      sums[at] = sum;
+    }
+  }
+  if constexpr (kEnds) {
+    const typename V::Reg low = V::broadcast(job.low), high = V::broadcast(job.high);
+#pragma GCC unroll 8
+    for (int f = 0; f < kFilters; ++f) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        if (residual != nullptr) {
+          acc[f][v] = V::add(acc[f][v], V::load(residual + f * sums_pitch + v * V::kLanes));
+        }
+        acc[f][v] = V::min(high, V::max(low, acc[f][v]));
+      }
     }
   }
 #pragma GCC unroll 8
@@ -164,19 +189,20 @@ L1SPARSE_INLINE void add_filters(const ColumnsJob& job, const Panel& panel, std:
 // What the next block reads, or the next tile's first one: brought near while a block's products
 // are summed up, some of it at every group of filters.
 struct ActivationsAhead {
-  const float* tile;
-  std::int64_t outputs, first_output;
+  const void* tile;
+  std::int64_t element_bytes, outputs, first_output;
   std::int64_t column, columns, columns_left;
   std::int64_t filter_groups, due;  // due: columns times filter groups
 };
 
 // While the block that ends with the column `end` - 1 is summed up.
 inline ActivationsAhead activations_ahead(const ColumnsJob& job, std::int64_t end,
-                                          std::int64_t outputs) {
+                                          std::int64_t element_bytes, std::int64_t outputs) {
   const bool last = end == job.columns;
   ActivationsAhead ahead{};
+  ahead.element_bytes = element_bytes;
   ahead.outputs = outputs;
-  ahead.tile = static_cast<const float*>(job.tile);
+  ahead.tile = job.tile;
   ahead.column = last ? 0 : end;
   ahead.first_output = last ? outputs : 0;
   const std::int64_t rest = job.columns - ahead.column;
@@ -189,15 +215,15 @@ inline ActivationsAhead activations_ahead(const ColumnsJob& job, std::int64_t en
 
 // Some of it. A function of its own, so that it takes no registers where nothing is asked for.
 __attribute__((noinline)) inline void bring_near(const ColumnsJob& job, ActivationsAhead& ahead) {
-  constexpr std::int64_t kFloat = sizeof(float), kLineFloats = kCacheLine / kFloat;
+  const std::int64_t line_elements = kCacheLine / ahead.element_bytes;
   ahead.due += ahead.columns;
   for (; ahead.due >= ahead.filter_groups && ahead.columns_left > 0;
        ahead.due -= ahead.filter_groups, --ahead.columns_left) {
     std::int64_t at = job.column_offset[ahead.column] + ahead.first_output;
     for (std::int64_t c = 0; c < job.group_channels; ++c, at += job.channel_pitch) {
       // One line more than the outputs fill: they start anywhere in the first.
-      for (std::int64_t i = 0; i <= ahead.outputs; i += kLineFloats) {
-        prefetch(ahead.tile, (at + i) * kFloat);
+      for (std::int64_t i = 0; i <= ahead.outputs; i += line_elements) {
+        prefetch(ahead.tile, (at + i) * ahead.element_bytes);
       }
     }
     ahead.column += job.kernel_w;
@@ -206,13 +232,15 @@ __attribute__((noinline)) inline void bring_near(const ColumnsJob& job, Activati
 
 // The products of one block, whose rows begin at `rows`, for all filters; groups have a multiple of
 // kFilters. kAhead: brings near what comes next, which takes registers.
-template <class V, int kVectors, int kFilters, int kChannels, bool kLone, bool kAhead = false>
+template <class V, int kVectors, int kFilters, int kChannels, bool kLone, bool kAhead, bool kEnds,
+          class Sum>
 __attribute__((noinline)) void add_block(const ColumnsJob& shared, const Panel panel,
-                                         const std::uint32_t* rows, bool first_block,
+                                         const std::uint32_t* rows, const bool first_block,
                                          [[maybe_unused]] ActivationsAhead& ahead) {
   // A copy that no store can change, so that its members stay in registers.
   const ColumnsJob job = shared;
-  constexpr std::int64_t kTileBytes = kVectors * V::kLanes * sizeof(float);
+  constexpr std::int64_t kTileBytes = kVectors * V::kLanes * sizeof(Sum);
+  const std::int64_t filter_bytes = job.sums_pitch * static_cast<std::int64_t>(sizeof(Sum));
   const std::int64_t group_size = job.group_filters * job.group_channels;
   // A group may begin before the first filter, in another group of the convolution.
   const std::int64_t group = job.first_filter / job.group_filters;
@@ -220,14 +248,25 @@ __attribute__((noinline)) void add_block(const ColumnsJob& shared, const Panel p
   for (std::int64_t first = group * job.group_filters; first < job.end_filter;
        first += job.group_filters, ++row) {
     if constexpr (kAhead) bring_near(job, ahead);
-    if (row[0] == row[1] && !first_block) continue;
-    float* sums = job.sums + first * job.sums_pitch;
+    if (row[0] == row[1] && !first_block && !kEnds) continue;
+    Sum* const sums = reinterpret_cast<Sum*>(job.sums) + first * job.sums_pitch;
     if (first_block && job.sums_are_far) {
-      const auto filter_bytes = job.sums_pitch * static_cast<std::int64_t>(sizeof(float));
       for (std::int64_t f = 0; f < job.group_filters; ++f) {
         const std::int64_t ahead = (kOutputFiltersAhead + f) * filter_bytes;
         for (std::int64_t byte = 0; byte < kTileBytes; byte += kCacheLine) {
           prefetch_to_write(sums, ahead + byte);
+        }
+      }
+    }
+    const Sum* residual = nullptr;
+    if constexpr (kEnds) {
+      if (job.residual != nullptr) {
+        residual = static_cast<const Sum*>(job.residual) + first * job.sums_pitch;
+        for (std::int64_t f = 0; f < job.group_filters; ++f) {
+          const std::int64_t ahead = (kResidualFiltersAhead + f) * filter_bytes;
+          for (std::int64_t byte = 0; byte < kTileBytes; byte += kCacheLine) {
+            prefetch(residual, ahead + byte);
+          }
         }
       }
     }
@@ -238,9 +277,10 @@ __attribute__((noinline)) void add_block(const ColumnsJob& shared, const Panel p
         const std::int64_t i = first + filter + f;
         start[f] = i < job.end_filter ? bias_of(job, i) : 0.0f;
       }
-      add_filters<V, kVectors, kFilters, kChannels, kLone>(
+      add_filters<V, kVectors, kFilters, kChannels, kLone, kEnds>(
           job, panel, row[0], row[1], weight + filter * job.group_channels,
-          first_block ? start : nullptr, sums + filter * job.sums_pitch);
+          first_block ? start : nullptr, sums + filter * job.sums_pitch,
+          residual == nullptr ? nullptr : residual + filter * job.sums_pitch);
     }
   }
 }
@@ -257,22 +297,46 @@ L1SPARSE_INLINE bool reads_in_place(const ColumnsJob& job) {
          reinterpret_cast<std::uintptr_t>(job.tile) % kCacheLine == 0 && job.column_offset[0] == 0;
 }
 
+using AddBlock = void (*)(const ColumnsJob&, const Panel, const std::uint32_t*, bool,
+                          ActivationsAhead&);
+
+template <class V, int kVectors, int kFilters, bool kLone, bool kEnds, class Sum>
+AddBlock add_block_for(const ColumnsJob& job) {
+  constexpr int kChannels = kFilters == 1 ? kOneByOneLoop : kOwnLoop;
+  constexpr bool kCanAhead = kVectors * V::kLanes >= kAheadOutputs;
+  if constexpr (!kLone && kChannels != 0) {
+    if constexpr (kFilters == 1) {
+      if (job.group_channels == 2 * kChannels) {
+        return &add_block<V, kVectors, kFilters, 2 * kChannels, kLone, false, kEnds, Sum>;
+      }
+    }
+    if (job.group_channels != kChannels) {
+      return &add_block<V, kVectors, kFilters, 0, kLone, false, kEnds, Sum>;
+    }
+  }
+  if (kCanAhead && job.prefetches) {
+    return &add_block<V, kVectors, kFilters, kChannels, kLone, kCanAhead, kEnds, Sum>;
+  }
+  return &add_block<V, kVectors, kFilters, kChannels, kLone, false, kEnds, Sum>;
+}
+
 // Sums up all columns of a tile; the sums of kFilters filters stay in registers. kLone: with one
 // output beyond the vectors, for groups whose filters and channels fill a vector's lanes.
-template <class V, int kVectors, int kFilters, bool kLone>
+template <class V, int kVectors, int kFilters, bool kLone, class T>
 void accumulate_filters(ColumnsJob& job) {
   constexpr int kOutputs = kVectors * V::kLanes;
   static_assert(!kLone || (kFilters == kLoneFilters && V::kLanes == kLoneLanes));
-  const bool in_place = !kLone && reads_in_place<kOutputs>(job);
-  auto add = &add_block<V, kVectors, kFilters, kOwnLoop, kLone>;
-  if constexpr (kOutputs >= kAheadOutputs) {
-    if (job.prefetches) add = &add_block<V, kVectors, kFilters, kOwnLoop, kLone, true>;
+  const bool in_place = !kLone && std::is_same_v<T, float> && reads_in_place<kOutputs>(job);
+  const auto add = add_block_for<V, kVectors, kFilters, kLone, false, float>(job);
+  auto add_last = add;
+  if constexpr (kEndsByFilter) {
+    if (job.ends) add_last = add_block_for<V, kVectors, kFilters, kLone, true, float>(job);
   }
-  if constexpr (!kLone) {
-    if (job.group_filters % kFilters != 0) {
-      add = &add_block<V, kVectors, 1, 0, false>;
-    } else if (job.group_channels != 4) {
-      add = &add_block<V, kVectors, kFilters, 0, false>;
+  if constexpr (kEndsByFilter && kFilters == 1) {
+    if (job.ends && job.sum_type == DType::bfloat16) {
+      add_last = add_block_for<V, kVectors, kFilters, kLone, true, BFloat16>(job);
+    } else if (job.ends && job.sum_type == DType::float16) {
+      add_last = add_block_for<V, kVectors, kFilters, kLone, true, Float16>(job);
     }
   }
   const std::uint32_t* rows = job.row_offsets;
@@ -283,11 +347,11 @@ void accumulate_filters(ColumnsJob& job) {
     Panel panel{static_cast<const float*>(job.tile), 0, job.channel_pitch, nullptr};
     if (!in_place) {
       float* const lone = job.panel + (end - column) * job.group_channels * kOutputs;
-      copy_to_panel<V, kVectors, kLone>(job, column, end, lone);
+      copy_to_panel<V, kVectors, kLone, T>(job, column, end, lone);
       panel = {job.panel, column, kOutputs, lone};
     }
-    ActivationsAhead ahead = activations_ahead(job, end, kOutputs);
-    add(job, panel, rows, column == 0, ahead);
+    ActivationsAhead ahead = activations_ahead(job, end, sizeof(T), kOutputs);
+    (end == job.columns ? add_last : add)(job, panel, rows, column == 0, ahead);
     rows += job.block_rows;
     column = end;
   } while (column < job.columns);
@@ -297,15 +361,23 @@ void accumulate_filters(ColumnsJob& job) {
 }  // namespace
 }  // namespace l1sparse
 
-// Entries of an instruction set's tables, for float32: kVectors of V make the tile, with a lone
-// output besides or without, and registers hold the sums of kFilters filters.
+// Entries of an instruction set's tables: kVectors of V make the tile, with a lone output besides
+// or without, and registers hold the sums of kFilters filters. Code that is to be small reads
+// float32 alone: planes are that.
 #define L1SPARSE_FILTER_BY_FILTER_TILE(V, kVectors, kFilters, cost) \
   L1SPARSE_FILTERS_TILE_OF(V, kVectors, kFilters, false, cost)
 #define L1SPARSE_FILTER_BY_FILTER_WHOLE(V, kVectors, cost) \
   L1SPARSE_FILTERS_TILE_OF(V, kVectors, kLoneFilters, true, cost)
-#define L1SPARSE_FILTERS_TILE_OF(V, kVectors, kFilters, kLone, cost)      \
-  {                                                                       \
-    kVectors *V::kLanes + (kLone ? 1 : 0), cost, {                        \
-      &accumulate_filters<V, kVectors, kFilters, kLone>, nullptr, nullptr \
-    }                                                                     \
+#ifdef __OPTIMIZE_SIZE__
+#define L1SPARSE_FILTERS_16_BIT(...) nullptr
+#else
+#define L1SPARSE_FILTERS_16_BIT(...) &accumulate_filters<__VA_ARGS__>
+#endif
+#define L1SPARSE_FILTERS_TILE_OF(V, kVectors, kFilters, kLone, cost)       \
+  {                                                                        \
+    kVectors *V::kLanes + (kLone ? 1 : 0), cost, {                         \
+      &accumulate_filters<V, kVectors, kFilters, kLone, float>,            \
+          L1SPARSE_FILTERS_16_BIT(V, kVectors, kFilters, kLone, BFloat16), \
+          L1SPARSE_FILTERS_16_BIT(V, kVectors, kFilters, kLone, Float16)   \
+    }                                                                      \
   }

@@ -17,6 +17,8 @@ constexpr std::int64_t kCacheLine = 64;  // bytes
 // Each filter's outputs are a short stretch of a page of their own, which no prefetcher foresees:
 // those of the filter so many ahead are asked for.
 constexpr std::int64_t kOutputFiltersAhead = 4;
+// A residual comes from farther away: in a network it was written some layers before.
+constexpr std::int64_t kResidualFiltersAhead = 16;
 
 inline std::int64_t clamp(std::int64_t x, std::int64_t low, std::int64_t high) {
   return x < low ? low : x > high ? high : x;
@@ -82,8 +84,7 @@ void finish_rows(const FinishJob& shared) {
   // A copy that no store can change, so that its members stay in registers.
   const FinishJob job = shared;
   constexpr int kLanes = V::kLanes;
-  // A residual comes from farther away: in a network it was written some layers before.
-  constexpr std::int64_t kFiltersAhead = kResidual ? 16 : kOutputFiltersAhead;
+  constexpr std::int64_t kFiltersAhead = kResidual ? kResidualFiltersAhead : kOutputFiltersAhead;
   constexpr std::int64_t kLineElements = kCacheLine / sizeof(T);
   const Epilogue<V, kActivation, kResidual, T> epilogue(job);
   for (std::int64_t filter = 0; filter < job.filters; ++filter) {

@@ -155,22 +155,42 @@ struct ColumnsJob {
   // near while sums are computed, and likewise for the next filters; null: nothing is.
   const char* output;
   std::int64_t output_pitch, output_bytes;  // the pitch from one filter to the next, in bytes
+  // Under `filters`, where sums are the output: whether something follows the last products, the
+  // type that `sums` then has, the bounds that outputs are brought into and the residual, of the
+  // same filter as `sums`, or null.
+  bool ends;
+  DType sum_type;
+  float low, high;
+  const void* residual;
   const char* ran;
 };
 
 // Lanes that sum up the channels of a filter's outputs beyond a tile's vectors, at most.
 constexpr std::int64_t kMostExtraLanes = 16;
 
+// Under `filters`, so many filters of a group share every activation, if its filters are a multiple
+// of them.
+constexpr std::int64_t kSharingFilters = 4;
+
 // Under `filters`, a tile with a lone output is for groups of these channels and of a multiple of
 // these filters, whose products fill a vector's lanes.
 constexpr int kLoneFilters = 4, kLoneChannels = 4;
+
+// Whether under `filters` what follows the sums is done with the last products; in code that is to
+// be small, in a step of its own.
+#ifdef __OPTIMIZE_SIZE__
+constexpr bool kEndsByFilter = false;
+#else
+constexpr bool kEndsByFilter = true;
+#endif
 
 // A register tile: so many outputs in a row. Most fill whole vectors; some have one or four more,
 // which have their channels on the lanes.
 struct PixelTile {
   int outputs;  // at most 64
   int cost;     // of a group, in hundredths of what 8 outputs cost in the fastest tile
-  void (*accumulate[kDTypeCount])(ColumnsJob& job);  // by the type of what is at `tile`
+  // By the type of what is at `tile`; null: it has to be float32.
+  void (*accumulate[kDTypeCount])(ColumnsJob& job);
 };
 
 // ---- max pooling after the last step ----------------------------------------------------------
@@ -211,7 +231,8 @@ struct Conv2dKernels {
   PixelTiles one_filter_tiles;        // for groups of one filter and more than four channels
   PixelTiles pixel_tiles;             // for groups of more filters and more than four channels
   PixelTiles narrow_tiles;            // for the others
-  PixelTiles filter_by_filter_tiles;  // for the strategy `filters`
+  PixelTiles filter_by_filter_tiles;  // for groups of a multiple of four filters under `filters`
+  PixelTiles one_by_one_tiles;        // for the others
   PixelTiles unpruned_tiles;          // for groups of one filter where none is pruned, float32
   // Whether `inside` costs next to nothing, so that edges of the input need no copy.
   bool masks_are_cheap[kDTypeCount];

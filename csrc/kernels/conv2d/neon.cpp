@@ -22,6 +22,8 @@ constexpr PixelTile kNarrowTiles[] = {L1SPARSE_PIXEL_TILE(F32x4, NoExtraOutputs,
                                       L1SPARSE_PIXEL_TILE(F32x4, NoExtraOutputs, 1, 4, 1, 62)};
 constexpr PixelTile kFilterByFilterTiles[] = {L1SPARSE_FILTER_BY_FILTER_TILE(F32x4, 4, 4, 200),
                                               L1SPARSE_FILTER_BY_FILTER_TILE(F32x4, 1, 4, 80)};
+constexpr PixelTile kOneByOneTiles[] = {L1SPARSE_FILTER_BY_FILTER_TILE(F32x4, 8, 1, 400),
+                                        L1SPARSE_FILTER_BY_FILTER_TILE(F32x4, 1, 1, 90)};
 #else
 // Half as many registers, as AVX2 has them.
 constexpr TileKernel kTiles[] = {L1SPARSE_TILE(F32x4, F32x4, 2, 7),
@@ -33,6 +35,8 @@ constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x4, NoExtraOutputs, 
 constexpr const PixelTile (&kNarrowTiles)[3] = kPixelTiles;
 constexpr PixelTile kFilterByFilterTiles[] = {L1SPARSE_FILTER_BY_FILTER_TILE(F32x4, 2, 4, 115),
                                               L1SPARSE_FILTER_BY_FILTER_TILE(F32x4, 1, 4, 80)};
+constexpr PixelTile kOneByOneTiles[] = {L1SPARSE_FILTER_BY_FILTER_TILE(F32x4, 8, 1, 400),
+                                        L1SPARSE_FILTER_BY_FILTER_TILE(F32x4, 1, 1, 90)};
 #endif
 constexpr PixelTile kUnprunedTiles[] = {L1SPARSE_UNPRUNED_TILE(F32x4, 3, 4, 150),
                                         L1SPARSE_UNPRUNED_TILE(F32x4, 1, 4, 80)};
@@ -43,5 +47,6 @@ const Conv2dKernels conv2d_neon = L1SPARSE_CONV2D_KERNELS(
     L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr, nullptr),
     L1SPARSE_PIXEL_TILES(kNarrowTiles, nullptr, nullptr),
     L1SPARSE_PIXEL_TILES(kFilterByFilterTiles, nullptr, nullptr),
+    L1SPARSE_PIXEL_TILES(kOneByOneTiles, nullptr, nullptr),
     L1SPARSE_PIXEL_TILES(kUnprunedTiles, nullptr, nullptr), false, false, false);
 }  // namespace l1sparse

@@ -13,7 +13,10 @@
 // The strategy `filters` is the same but for the step on a tile, which goes filter by filter.
 #include <algorithm>
 #include <atomic>
+#include <limits>
 #include <new>
+#include <tuple>
+#include <utility>
 
 #include "kernels/conv2d/pixels_plan.h"
 
@@ -267,6 +270,13 @@ FinishJob finish_from(const ItemWork& work, std::int64_t first, std::int64_t sta
   return finish;
 }
 
+// What the activation brings outputs into, where it is no more than that.
+std::pair<float, float> bounds_of(const Conv2dProblem& problem) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  if (problem.activation == Activation::clamp) return {problem.low, problem.high};
+  return {problem.activation == Activation::relu ? 0.0f : -kInfinity, kInfinity};
+}
+
 void run_filters(const Filters& filters, const Outputs& outputs, ItemWork& work) {
   const Run& run = work.run;
   const Conv2dProblem& problem = run.problem;
@@ -283,7 +293,11 @@ void run_filters(const Filters& filters, const Outputs& outputs, ItemWork& work)
     return ends_image && at == last ? plan.last_tile : &tile_for(plan, end_of(at) - at);
   };
   const auto* planes = reinterpret_cast<const float*>(work.slot);
-  auto* const sums = reinterpret_cast<float*>(work.slot + plan.sums_at);
+  char* const sums = work.slot + plan.sums_at;
+  const bool ends = run.tensors.residual != nullptr || problem.activation != Activation::none ||
+                    problem.dtype != DType::float32;
+  job.sum_type = problem.dtype;
+  std::tie(job.low, job.high) = bounds_of(problem);
   const DType finished = problem.pool.kernel_h == 0 ? problem.dtype : DType::float32;
   for (std::int64_t at = outputs.begin; at < outputs.end;) {
     const std::int64_t start = at;
@@ -293,8 +307,10 @@ void run_filters(const Filters& filters, const Outputs& outputs, ItemWork& work)
     job.sums_pitch = in_output                ? finish.filter_stride
                      : tile == plan.last_tile ? plan.last_pitch
                                               : plan.sums_pitch;
-    float* const first_sums =
-        in_output ? static_cast<float*>(finish.output) - job.first_filter * job.sums_pitch : sums;
+    const std::int64_t sum_bytes = in_output ? size_of(problem.dtype) : kFloatBytes;
+    const std::int64_t before = job.first_filter * job.sums_pitch;
+    char* const first_sums =
+        in_output ? static_cast<char*>(finish.output) - before * sum_bytes : sums;
     const std::int64_t stretch = in_output ? tile->outputs : plan.stretch;
     do {
       const std::int64_t count = smaller(tile->outputs, end_of(at) - at);
@@ -302,7 +318,11 @@ void run_filters(const Filters& filters, const Outputs& outputs, ItemWork& work)
       if (job.inside != nullptr) find_inside(run, position, count, work.inside);
       job.tile = in_place ? input_of(run, item) + position * size_of(problem.dtype)
                           : reinterpret_cast<const char*>(planes + at);
-      job.sums = first_sums + (at - start);
+      job.sums = reinterpret_cast<float*>(first_sums + (at - start) * sum_bytes);
+      job.ends = in_output && ends;
+      job.residual = finish.residual == nullptr ? nullptr
+                                                : static_cast<const char*>(finish.residual) +
+                                                      (at - start - before) * sum_bytes;
       job.sums_are_far = in_output && plan.far_outputs;
       job.output = nullptr;
       if (in_output ? plan.next_outputs_ahead : plan.outputs_ahead) {
@@ -318,7 +338,7 @@ void run_filters(const Filters& filters, const Outputs& outputs, ItemWork& work)
     } while (tile != plan.last_tile && at - start + tile->outputs <= stretch);
     if (in_output) continue;
     finish.bias = nullptr;  // it is in the sums
-    finish.sums = sums + job.first_filter * job.sums_pitch;
+    finish.sums = reinterpret_cast<const float*>(sums) + before;
     finish.sums_pitch = job.sums_pitch;
     finish.filters = filters.end - filters.first;
     finish.tile_cols = finish.cols = at - start;

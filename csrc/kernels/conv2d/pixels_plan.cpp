@@ -87,7 +87,8 @@ void plan_tiles(const PixelTiles& tiles, PixelsPlan* plan) {
   plan->tiles = choose_tiles(tiles, plan->unit);
 }
 
-Source choose_source(const Conv2dProblem& problem, const Conv2dKernels& kernels) {
+Source choose_source(const Conv2dProblem& problem, const Conv2dKernels& kernels,
+                     const PixelTiles& tiles) {
   const WeightShape& shape = problem.weight.shape;
   const bool bits = kernels.masks_are_cheap[static_cast<int>(problem.dtype)] &&
                     shape.kernel_h * shape.kernel_w <= kMaxTapsWithBits &&
@@ -97,9 +98,7 @@ Source choose_source(const Conv2dProblem& problem, const Conv2dKernels& kernels)
                      problem.in_w == problem.out_w && problem.input_strides.w == 1 &&
                      (problem.in_h == 1 || problem.input_strides.h == problem.in_w);
   const bool no_edges = shape.kernel_h * shape.kernel_w == 1 && problem.in_h == problem.out_h;
-  // Steps of the strategy `filters` read float32 alone: planes are that.
-  const bool readable =
-      problem.dtype == DType::float32 || problem.weight.strategy != Strategy::filters;
+  const bool readable = tiles.tiles[0].accumulate[static_cast<int>(problem.dtype)] != nullptr;
   if (alike && readable && (no_edges || bits)) return Source::in_place;
   // What a plane leaves out has to lie outside of the input.
   const bool holds_phase = ceil_div(problem.in_w, problem.stride_w) <= problem.out_w;
@@ -207,7 +206,11 @@ bool is_unpruned(const PackedView& weight) {
 
 const PixelTiles& tiles_for(const Conv2dProblem& problem, Isa isa) {
   const PackedView& weight = problem.weight;
-  if (weight.strategy == Strategy::filters) return kernels_for(isa).filter_by_filter_tiles;
+  if (weight.strategy == Strategy::filters) {
+    const Conv2dKernels& kernels = kernels_for(isa);
+    return weight.grid.filters % kSharingFilters == 0 ? kernels.filter_by_filter_tiles
+                                                      : kernels.one_by_one_tiles;
+  }
   const PixelTiles* pairs = pair_tiles_for(isa);
   if (pairs != nullptr && problem.dtype == DType::bfloat16 && weight.bfloat16_values &&
       weight.grid.channels % 2 == 0 && weight.grid.channels >= 4) {
@@ -264,7 +267,7 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pi
   const Conv2dKernels& kernels = kernels_for(isa);
   const PixelTiles& tiles = tiles_for(problem, isa);
   plan_tiles(tiles, plan);
-  plan->source = choose_source(problem, kernels);
+  plan->source = choose_source(problem, kernels, tiles);
   plan->last_tile = last_tile_of(problem, tiles, plan->source);
   plan->shares_filters = shares_filters(problem, *plan, threads);
   // Products may be added in another order in a last tile: bands do not depend on threads then.
@@ -352,13 +355,20 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pi
 }
 
 bool sums_fit_output(const Conv2dProblem& problem, const Conv2dTensors& tensors) {
-  if (tensors.residual != nullptr || problem.activation != Activation::none ||
-      problem.dtype != DType::float32 || problem.channels_last || problem.pool.kernel_h != 0) {
-    return false;
-  }
   const PackedView& weight = problem.weight;
+  if (problem.channels_last || problem.pool.kernel_h != 0) return false;
   // Sums of filters that fill up the last group have no place there.
   if (weight.shape.out_channels / problem.groups % weight.grid.filters != 0) return false;
+  const bool follows = tensors.residual != nullptr || problem.activation != Activation::none;
+  const bool by_filter = weight.strategy == Strategy::filters;
+  const bool ends_by_filter =
+      kEndsByFilter && by_filter && problem.activation != Activation::hardswish;
+  if (follows && !ends_by_filter) return false;
+  const bool once = by_filter && weight.blocks == 1;  // they are written once
+  if (problem.dtype != DType::float32) {
+    return ends_by_filter && once && weight.grid.filters % kSharingFilters != 0;
+  }
+  if (once) return true;
   const std::int64_t outputs = problem.out_h * problem.out_w;
   if (outputs % kCompetingFloats == 0) return false;
   return outputs % kLineFloats == 0 || weight.kept_groups * ceil_div(weight.grid.channels, 8) <=

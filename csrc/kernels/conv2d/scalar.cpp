@@ -9,6 +9,7 @@ namespace {
 constexpr TileKernel kTiles[] = {L1SPARSE_TILE(F32x4, F32x4, 1, 4)};
 constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x4, NoExtraOutputs, 1, 4, 1, 50)};
 constexpr PixelTile kFilterByFilterTiles[] = {L1SPARSE_FILTER_BY_FILTER_TILE(F32x4, 1, 4, 50)};
+constexpr PixelTile kOneByOneTiles[] = {L1SPARSE_FILTER_BY_FILTER_TILE(F32x4, 1, 1, 50)};
 constexpr PixelTile kUnprunedTiles[] = {L1SPARSE_UNPRUNED_TILE(F32x4, 1, 1, 50)};
 }  // namespace
 
@@ -17,5 +18,6 @@ const Conv2dKernels conv2d_scalar = L1SPARSE_CONV2D_KERNELS(
     L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr, nullptr),
     L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr, nullptr),
     L1SPARSE_PIXEL_TILES(kFilterByFilterTiles, nullptr, nullptr),
+    L1SPARSE_PIXEL_TILES(kOneByOneTiles, nullptr, nullptr),
     L1SPARSE_PIXEL_TILES(kUnprunedTiles, nullptr, nullptr), false, false, false);
 }  // namespace l1sparse
