@@ -18,14 +18,25 @@ constexpr std::int64_t kNarrowChannels = 4;
 // the nearest cache pays.
 constexpr std::int64_t kManyKeptPercent = 20;
 
+// With one tap, channels of an input that stay in the nearest cache for a tile, and how many of
+// them a filter keeps on average at most, where it pays to write every output once, with all of its
+// products, instead of adding column by column to what lies in other caches.
+constexpr std::int64_t kFewChannels = 144;
+constexpr std::int64_t kFewKeptChannels = 36;
+
 // Whether the sums of a group's filters should stay in registers.
 bool filter_by_filter(const WeightShape& shape, const GroupGrid& grid,
                       const std::uint8_t* grid_mask) {
+  std::int64_t kept = 0;
+  for (std::int64_t i = 0; i < grid.groups(); ++i) kept += grid_mask[i] != 0;
+  if (grid.filters == 1) {
+    return grid.taps == 1 && (grid.channels == 8 || grid.channels == 16) &&
+           shape.in_channels <= kFewChannels &&
+           kept * grid.channels <= shape.out_channels * kFewKeptChannels;
+  }
   if (grid.filters % kSharingFilters != 0 || grid.channels > kNarrowChannels) return false;
   // More filters than channels share what is brought near; nothing is copied with one tap.
   if (grid.taps == 1 && shape.out_channels > shape.in_channels) return true;
-  std::int64_t kept = 0;
-  for (std::int64_t i = 0; i < grid.groups(); ++i) kept += grid_mask[i] != 0;
   return kept * 100 >= grid.groups() * kManyKeptPercent;
 }
 
