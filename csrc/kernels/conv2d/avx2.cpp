@@ -22,9 +22,14 @@ constexpr PixelTile kOneFilterTiles[] = {L1SPARSE_FILTERS_TILE(F32x8, 4, 3, 400)
 constexpr PixelTile kFilterByFilterTiles[] = {L1SPARSE_FILTER_BY_FILTER_TILE(F32x8, 3, 4, 300),
                                               L1SPARSE_FILTER_BY_FILTER_TILE(F32x8, 2, 4, 220),
                                               L1SPARSE_FILTER_BY_FILTER_TILE(F32x8, 1, 4, 200)};
+#ifdef __OPTIMIZE_SIZE__
+constexpr PixelTile kOneByOneTiles[] = {L1SPARSE_FILTER_BY_FILTER_TILE(F32x8, 3, 1, 300),
+                                        L1SPARSE_FILTER_BY_FILTER_TILE(F32x8, 1, 1, 200)};
+#else
 constexpr PixelTile kOneByOneTiles[] = {L1SPARSE_FILTER_BY_FILTER_TILE(F32x8, 8, 1, 800),
                                         L1SPARSE_FILTER_BY_FILTER_TILE(F32x8, 4, 1, 450),
                                         L1SPARSE_FILTER_BY_FILTER_TILE(F32x8, 1, 1, 250)};
+#endif
 constexpr PixelTile kUnprunedTiles[] = {L1SPARSE_UNPRUNED_TILE(F32x8, 3, 4, 300),
                                         L1SPARSE_UNPRUNED_TILE(F32x8, 1, 4, 160)};
 }  // namespace
