@@ -239,6 +239,12 @@ def test_auto_goes_by_filters_and_taps(weight_shape: tuple[int, ...], strategy: 
         ((64, 64, 3, 3), "6x4", 0.5, "pixels"),
         ((64, 64, 3, 3), "4x8", 0.5, "pixels"),
         ((64, 64, 3, 3), "1x4", 0.5, "pixels"),
+        ((256, 64, 1, 1), "1x8", 0.5, "filters"),
+        ((256, 64, 1, 1), "1x16", 0.25, "filters"),
+        ((256, 64, 1, 1), "1x4", 0.25, "pixels"),
+        ((256, 64, 1, 1), "1x8", 0.75, "pixels"),
+        ((256, 64, 3, 3), "1x8", 0.1, "pixels"),
+        ((64, 256, 1, 1), "1x8", 0.1, "pixels"),
     ],
 )
 def test_auto_goes_by_groups_and_how_many_are_kept(
