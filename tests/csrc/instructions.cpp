@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // One convolution for tests/test_instructions.py, which counts the instructions of conv2d():
 //
-//   instructions ISA STRATEGY FILTERS CHANNELS KERNEL
+//   instructions ISA STRATEGY GROUP FILTERS CHANNELS KERNEL
 //
-// on 28x28 pixels, "same" padding, groups of 1x8, three quarters of them pruned. Prints how many
+// on 28x28 pixels, "same" padding, groups like 1x8, three quarters of them pruned. Prints how many
 // multiply-adds are kept.
 #include <cstdio>
 #include <cstdlib>
@@ -15,13 +15,12 @@
 using namespace l1sparse;
 
 int main(int argc, char** argv) {
-  if (argc != 6) return 2;
+  int group_filters = 0, group_channels = 0;
+  if (argc != 7 || std::sscanf(argv[3], "%dx%d", &group_filters, &group_channels) != 2) return 2;
   constexpr std::int64_t kSize = 28;
-  const std::int64_t filters = std::atoi(argv[3]), channels = std::atoi(argv[4]);
-  const std::int64_t kernel = std::atoi(argv[5]);
-  // Groups as the strategy is for.
-  const bool by_filter = argv[2] == std::string(strategy_name(Strategy::filters));
-  const WeightShape shape{filters, channels, kernel, kernel, by_filter ? 4 : 1, by_filter ? 4 : 8};
+  const std::int64_t filters = std::atoi(argv[4]), channels = std::atoi(argv[5]);
+  const std::int64_t kernel = std::atoi(argv[6]);
+  const WeightShape shape{filters, channels, kernel, kernel, group_filters, group_channels};
   reference::Random random(17);
   const std::vector<float> weight =
       reference::random_values(random, reference::weight_count(shape));
