@@ -18,8 +18,9 @@ from l1sparse import build_info
 
 ROOT = Path(__file__).parents[1]
 
-# Strategy, group, filters, channels, kernel size; and how many instructions a thousand kept multiply-adds
-# may take: 3 % more than what GCC 12 makes of the code. Lower them with every speed-up.
+# Strategy, group, filters, channels, kernel size; and how many instructions a thousand kept
+# multiply-adds may take: 3 % more than what GCC 12 makes of the code. Lower them with every
+# speed-up.
 BUDGETS = {
     ("channels", "1x8", 64, 64, 3): 332,
     ("channels", "1x8", 256, 64, 1): 932,
