@@ -486,6 +486,8 @@ Status pixels_conv2d(const Conv2dProblem& problem, const Conv2dTensors& tensors,
     const std::int64_t begin = share_of(plan.items, plan.slots, slot).begin;
     new (&next_of(plan, base, slot)) std::atomic<std::size_t>(static_cast<std::size_t>(begin));
   }
+  // What goes past the caches does so in the last step, unless outputs are written once anyway.
+  const bool once = plan.by_filter && problem.weight.blocks == 1;
   Run run{problem,
           tensors,
           kernels_for(isa),
@@ -497,7 +499,7 @@ Status pixels_conv2d(const Conv2dProblem& problem, const Conv2dTensors& tensors,
           tap_end,
           column_offsets,
           channel_pitch,
-          sums_fit_output(problem, tensors) && !plan.streams,
+          sums_fit_output(problem, tensors) && (once || !plan.streams),
           base,
           ran};
   parallel.for_each(plan.slots, run_slot, &run);
