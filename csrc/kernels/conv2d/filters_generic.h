@@ -231,7 +231,8 @@ __attribute__((noinline)) inline void bring_near(const ColumnsJob& job, Activati
 }
 
 // The products of one block, whose rows begin at `rows`, for all filters; groups have a multiple of
-// kFilters. kAhead: brings near what comes next, which takes registers.
+// kFilters. kAhead: brings near what comes next, which takes registers. kEnds, Sum: as for
+// add_filters.
 template <class V, int kVectors, int kFilters, int kChannels, bool kLone, bool kAhead, bool kEnds,
           class Sum>
 __attribute__((noinline)) void add_block(const ColumnsJob& shared, const Panel panel,
@@ -297,6 +298,7 @@ L1SPARSE_INLINE bool reads_in_place(const ColumnsJob& job) {
          reinterpret_cast<std::uintptr_t>(job.tile) % kCacheLine == 0 && job.column_offset[0] == 0;
 }
 
+// The one for the job's groups.
 using AddBlock = void (*)(const ColumnsJob&, const Panel, const std::uint32_t*, bool,
                           ActivationsAhead&);
 
