@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "format/packed.h"
 
+#include <algorithm>
 #include <cstring>
 #include <initializer_list>
 
@@ -19,9 +20,13 @@ constexpr std::int64_t kBlockBytes = 16 * 1024;
 constexpr std::int64_t kTileRows = 4;
 constexpr std::int64_t kTileCols = 7;
 
-// Filters of a filter block. Their sums for a tile of 48 outputs take 48 KiB, more than the nearest
-// cache; but the more filters share a column, the better its activations are used.
-constexpr std::int64_t kBlockFilters = 256;
+// Filters of a block that share a column's activations, on average, and how many filters a block
+// has at least and at most. The more there are, the better activations that were brought to
+// registers are used; but the sums of 256 filters for a tile of 48 outputs take 48 KiB, a nearest
+// cache.
+constexpr std::int64_t kSharingBlockFilters = 64;
+constexpr std::int64_t kFewestBlockFilters = 128;
+constexpr std::int64_t kMostBlockFilters = 512;
 
 // Activations of one output in a channel block under `filters`. For a tile of 64 outputs they take
 // 36 KiB of a 48 KiB first-level cache.
@@ -31,14 +36,21 @@ constexpr std::int64_t kFloatBytes = sizeof(float);
 constexpr std::int64_t kAlignment = kPackedAlignment;
 
 std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+std::int64_t larger(std::int64_t a, std::int64_t b) { return a < b ? b : a; }
 
 std::int64_t even_blocks(std::int64_t groups, std::int64_t fitting) {
   return ceil_div(groups, ceil_div(groups, fitting < 1 ? 1 : fitting));
 }
 
-std::int64_t block_groups_for(const WeightShape& shape, const GroupGrid& grid, Strategy strategy) {
+std::int64_t block_groups_for(const WeightShape& shape, const GroupGrid& grid, std::int64_t kept,
+                              Strategy strategy) {
   if (strategy == Strategy::pixels) {
-    return even_blocks(grid.filter_groups, kBlockFilters / grid.filters);
+    const std::int64_t wanted =
+        kept == 0 ? kMostBlockFilters : checked_mul(kSharingBlockFilters, grid.groups()) / kept;
+    const std::int64_t filters = std::clamp(wanted, kFewestBlockFilters, kMostBlockFilters);
+    const std::int64_t fitting = larger(filters / grid.filters, 1);
+    const std::int64_t blocks = larger((grid.filter_groups + fitting / 2) / fitting, 1);
+    return ceil_div(grid.filter_groups, blocks);
   }
   if (strategy == Strategy::filters) {
     return even_blocks(grid.channel_groups,
@@ -224,8 +236,9 @@ Status packed_bytes(const WeightShape& shape, const std::uint8_t* grid_mask, Str
                     std::int64_t* bytes) {
   GroupGrid grid;
   if (Status status = check_shape(shape, &grid); !status.ok()) return status;
-  const Rows rows(grid, strategy, block_groups_for(shape, grid, strategy));
-  const Layout layout = layout_of(grid, rows, count_kept(grid, grid_mask));
+  const std::int64_t kept = count_kept(grid, grid_mask);
+  const Rows rows(grid, strategy, block_groups_for(shape, grid, kept, strategy));
+  const Layout layout = layout_of(grid, rows, kept);
   if (layout.total == kTooLarge) return {Code::too_large, kTooLarge, 0};
   *bytes = layout.total;
   return {};
@@ -236,7 +249,7 @@ Status pack(const WeightShape& shape, const float* weight, const std::uint8_t* g
   GroupGrid grid;
   if (Status status = check_shape(shape, &grid); !status.ok()) return status;
   const std::int64_t kept = count_kept(grid, grid_mask);
-  const std::int64_t block_groups = block_groups_for(shape, grid, strategy);
+  const std::int64_t block_groups = block_groups_for(shape, grid, kept, strategy);
   const Rows rows(grid, strategy, block_groups);
   const Layout layout = layout_of(grid, rows, kept);
   if (layout.total != bytes) return {Code::packed_size, bytes, layout.total};

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "kernels/conv2d/ahead_generic.h"
 #include "kernels/conv2d/extra_outputs_generic.h"
 #include "kernels/conv2d/kernel.h"
 
@@ -110,11 +111,13 @@ L1SPARSE_INLINE void add_shared(const float* activation, std::int64_t channel_pi
 // filters, of which `weight` is the first; with `start`, sums start from that instead. kEnds: then
 // the residual is added, if there is one, and sums are brought into their bounds. kChannels:
 // channels of a group; 0: job.group_channels. Sums are of the type Sum, float unless they start and
-// end here.
-template <class V, int kVectors, int kFilters, int kChannels, bool kLone, bool kEnds, class Sum>
+// end here. kAhead: brings near what comes next, which takes registers.
+template <class V, int kVectors, int kFilters, int kChannels, bool kLone, bool kAhead, bool kEnds,
+          class Sum>
 L1SPARSE_INLINE void add_filters(const ColumnsJob& job, const Panel& panel, std::uint32_t begin,
                                  std::uint32_t end, const float* weight, const float* start,
-                                 Sum* sums, [[maybe_unused]] const Sum* residual) {
+                                 Sum* sums, [[maybe_unused]] const Sum* residual,
+                                 [[maybe_unused]] BlockAhead& ahead) {
   const std::int64_t channels = kChannels != 0 ? kChannels : job.group_channels;
   const std::int64_t group_size = job.group_filters * channels, sums_pitch = job.sums_pitch;
   const std::int64_t pitch = panel.pitch, column_pitch = channels * pitch;
@@ -136,6 +139,7 @@ L1SPARSE_INLINE void add_filters(const ColumnsJob& job, const Panel& panel, std:
   for (const std::uint32_t* entry = job.columns_kept + begin; entry != last; ++entry) {
     const float* activation = activations + *entry * column_pitch;
     prefetch(weight, kWeightsAhead);
+    if constexpr (kAhead) ahead.step(job);
     if constexpr (kChannels != 0) {
       add_shared<V, kVectors, kFilters, kChannels>(activation, pitch, weight, channels, acc);
     } else {
@@ -186,58 +190,13 @@ L1SPARSE_INLINE void add_filters(const ColumnsJob& job, const Panel& panel, std:
   }
 }
 
-// What the next block reads, or the next tile's first one: brought near while a block's products
-// are summed up, some of it at every group of filters.
-struct ActivationsAhead {
-  const void* tile;
-  std::int64_t element_bytes, outputs, first_output;
-  std::int64_t column, columns, columns_left;
-  std::int64_t filter_groups, due;  // due: columns times filter groups
-};
-
-// While the block that ends with the column `end` - 1 is summed up.
-inline ActivationsAhead activations_ahead(const ColumnsJob& job, std::int64_t end,
-                                          std::int64_t element_bytes, std::int64_t outputs) {
-  const bool last = end == job.columns;
-  ActivationsAhead ahead{};
-  ahead.element_bytes = element_bytes;
-  ahead.outputs = outputs;
-  ahead.tile = job.tile;
-  ahead.column = last ? 0 : end;
-  ahead.first_output = last ? outputs : 0;
-  const std::int64_t rest = job.columns - ahead.column;
-  // Taps side by side read the same lines but for an element.
-  ahead.columns = (rest < job.block_columns ? rest : job.block_columns) / job.kernel_w;
-  ahead.columns_left = ahead.columns;
-  ahead.filter_groups = (job.end_filter - job.first_filter) / job.group_filters + 1;
-  return ahead;
-}
-
-// Some of it. A function of its own, so that it takes no registers where nothing is asked for.
-__attribute__((noinline)) inline void bring_near(const ColumnsJob& job, ActivationsAhead& ahead) {
-  const std::int64_t line_elements = kCacheLine / ahead.element_bytes;
-  ahead.due += ahead.columns;
-  for (; ahead.due >= ahead.filter_groups && ahead.columns_left > 0;
-       ahead.due -= ahead.filter_groups, --ahead.columns_left) {
-    std::int64_t at = job.column_offset[ahead.column] + ahead.first_output;
-    for (std::int64_t c = 0; c < job.group_channels; ++c, at += job.channel_pitch) {
-      // One line more than the outputs fill: they start anywhere in the first.
-      for (std::int64_t i = 0; i <= ahead.outputs; i += line_elements) {
-        prefetch(ahead.tile, (at + i) * ahead.element_bytes);
-      }
-    }
-    ahead.column += job.kernel_w;
-  }
-}
-
 // The products of one block, whose rows begin at `rows`, for all filters; groups have a multiple of
-// kFilters. kAhead: brings near what comes next, which takes registers. kEnds, Sum: as for
-// add_filters.
+// kFilters. kAhead, kEnds, Sum: as for add_filters.
 template <class V, int kVectors, int kFilters, int kChannels, bool kLone, bool kAhead, bool kEnds,
           class Sum>
 __attribute__((noinline)) void add_block(const ColumnsJob& shared, const Panel panel,
                                          const std::uint32_t* rows, const bool first_block,
-                                         [[maybe_unused]] ActivationsAhead& ahead) {
+                                         BlockAhead& ahead) {
   // A copy that no store can change, so that its members stay in registers.
   const ColumnsJob job = shared;
   constexpr std::int64_t kTileBytes = kVectors * V::kLanes * sizeof(Sum);
@@ -246,9 +205,13 @@ __attribute__((noinline)) void add_block(const ColumnsJob& shared, const Panel p
   // A group may begin before the first filter, in another group of the convolution.
   const std::int64_t group = job.first_filter / job.group_filters;
   const std::uint32_t* row = rows + job.first_filter_group + group;
+  if constexpr (kAhead) {
+    const std::int64_t groups =
+        (job.end_filter - group * job.group_filters + job.group_filters - 1) / job.group_filters;
+    ahead.begin((row[groups] - row[0]) * (job.group_filters / kFilters));
+  }
   for (std::int64_t first = group * job.group_filters; first < job.end_filter;
        first += job.group_filters, ++row) {
-    if constexpr (kAhead) bring_near(job, ahead);
     if (row[0] == row[1] && !first_block && !kEnds) continue;
     Sum* const sums = reinterpret_cast<Sum*>(job.sums) + first * job.sums_pitch;
     if (first_block && job.sums_are_far) {
@@ -278,10 +241,10 @@ __attribute__((noinline)) void add_block(const ColumnsJob& shared, const Panel p
         const std::int64_t i = first + filter + f;
         start[f] = i < job.end_filter ? bias_of(job, i) : 0.0f;
       }
-      add_filters<V, kVectors, kFilters, kChannels, kLone, kEnds>(
+      add_filters<V, kVectors, kFilters, kChannels, kLone, kAhead, kEnds>(
           job, panel, row[0], row[1], weight + filter * job.group_channels,
           first_block ? start : nullptr, sums + filter * job.sums_pitch,
-          residual == nullptr ? nullptr : residual + filter * job.sums_pitch);
+          residual == nullptr ? nullptr : residual + filter * job.sums_pitch, ahead);
     }
   }
 }
@@ -299,8 +262,7 @@ L1SPARSE_INLINE bool reads_in_place(const ColumnsJob& job) {
 }
 
 // The one for the job's groups.
-using AddBlock = void (*)(const ColumnsJob&, const Panel, const std::uint32_t*, bool,
-                          ActivationsAhead&);
+using AddBlock = void (*)(const ColumnsJob&, const Panel, const std::uint32_t*, bool, BlockAhead&);
 
 template <class V, int kVectors, int kFilters, bool kLone, bool kEnds, class Sum>
 AddBlock add_block_for(const ColumnsJob& job) {
@@ -352,7 +314,7 @@ void accumulate_filters(ColumnsJob& job) {
       copy_to_panel<V, kVectors, kLone, T>(job, column, end, lone);
       panel = {job.panel, column, kOutputs, lone};
     }
-    ActivationsAhead ahead = activations_ahead(job, end, sizeof(T), kOutputs);
+    BlockAhead ahead(job, end, kOutputs, sizeof(T));
     (end == job.columns ? add_last : add)(job, panel, rows, column == 0, ahead);
     rows += job.block_rows;
     column = end;

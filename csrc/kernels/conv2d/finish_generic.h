@@ -33,15 +33,22 @@ inline void fill_zero(float* to, std::int64_t count) {
 // time, faster than a prefetcher that stops at the end of a page brings them.
 constexpr std::int64_t kWeightsAhead = 4096;
 
+inline const void* moved(const void* base, std::int64_t bytes) {
+  return reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(base) +
+                                       static_cast<std::uintptr_t>(bytes));
+}
+
 inline void prefetch(const void* base, std::int64_t bytes) {
-  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(base) +
-                                                   static_cast<std::uintptr_t>(bytes)));
+  __builtin_prefetch(moved(base, bytes));
 }
 
 inline void prefetch_to_write(const void* base, std::int64_t bytes) {
-  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(base) +
-                                                   static_cast<std::uintptr_t>(bytes)),
-                     1);
+  __builtin_prefetch(moved(base, bytes), 1);
+}
+
+// To the second-level cache, so that the nearest one keeps what is in use.
+inline void prefetch_to_second_level(const void* base, std::int64_t bytes) {
+  __builtin_prefetch(moved(base, bytes), 0, 2);
 }
 
 // What happens to a vector of sums on its way out.

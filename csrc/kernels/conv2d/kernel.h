@@ -151,10 +151,10 @@ struct ColumnsJob {
   bool sums_are_far;                      // whether to bring them near before they are started
   const float* bias;                      // [filters of the block], what sums start from, or null
   float* extra_lanes;  // [filters of the block][lanes], of a tile with outputs beyond its vectors
-  // What the outputs of the first filter will be written to, of which so many bytes are brought
-  // near while sums are computed, and likewise for the next filters; null: nothing is.
+  // Under `pixels`, what is written after this tile for the first filter, to be brought near while
+  // sums are computed, and likewise for the next filters; null: nothing is.
   const char* output;
-  std::int64_t output_pitch, output_bytes;  // the pitch from one filter to the next, in bytes
+  std::int64_t output_pitch;  // from one filter to the next, in bytes
   // Under `filters`, where sums are the output: whether something follows the last products, the
   // type that `sums` then has, the bounds that outputs are brought into and the residual, of the
   // same filter as `sums`, or null.

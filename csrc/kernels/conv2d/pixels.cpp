@@ -329,7 +329,6 @@ void run_filters(const Filters& filters, const Outputs& outputs, ItemWork& work)
         const std::int64_t bytes = size_of(problem.dtype), next = in_output ? count : 0;
         job.output = static_cast<const char*>(finish.output) + (at - start + next) * bytes;
         job.output_pitch = finish.filter_stride * bytes;
-        job.output_bytes = count * bytes;
       }
       tile->accumulate[static_cast<int>(in_place ? problem.dtype : DType::float32)](job);
       at += count;

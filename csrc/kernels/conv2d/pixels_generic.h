@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "kernels/conv2d/ahead_generic.h"
 #include "kernels/conv2d/extra_outputs_generic.h"
 #include "kernels/conv2d/filters_generic.h"
 #include "kernels/conv2d/kernel.h"
@@ -23,6 +24,7 @@ struct ColumnWork {
   const std::uint32_t* entry;
   const std::uint32_t* end;
   const float* weight;
+  Ahead* ahead;
 };
 
 // ---- accumulate, with activations in registers --------------------------------------------------
@@ -46,15 +48,17 @@ L1SPARSE_INLINE void add_to_sums(const ColumnsJob& job, ColumnWork<T>& work,
   const std::int64_t sums_pitch = job.sums_pitch, group_pitch = group_filters * sums_pitch;
   float* const sums_of_zero = job.sums - job.first_filter_group * group_pitch;
   const float* weight = work.weight;
-  for (const std::uint32_t* entry = work.entry; entry != work.end; ++entry) {
-    float* sums = sums_of_zero + *entry * group_pitch;
-    float* lanes = lanes_of_zero + *entry * group_filters * Extra::kLanes;
+  Ahead ahead = *work.ahead;  // a copy that no store can change, as for the job
+  const auto add_to_group = [&](std::uint32_t group, auto asks) __attribute__((always_inline)) {
+    float* sums = sums_of_zero + group * group_pitch;
+    float* lanes = lanes_of_zero + group * group_filters * Extra::kLanes;
     std::int64_t filters = group_filters;
     do {
       // Hides how `weight` moves on. Otherwise GCC 12, when it makes vectors of plain C++ with two
       // channels, reads two weights past the last filter's.
       asm("" : "+r"(weight));
       prefetch(weight, kWeightsAhead);
+      if constexpr (asks) ahead.step<kOutputs * sizeof(T)>();
       typename V::Reg acc[kVectors];
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) acc[v] = V::load(sums + v * V::kLanes);
@@ -66,7 +70,14 @@ L1SPARSE_INLINE void add_to_sums(const ColumnsJob& job, ColumnWork<T>& work,
       weight += group_channels;
       sums += sums_pitch;
     } while (--filters != 0);
+  };
+  const std::uint32_t* entry = work.entry;
+  if constexpr (kAsksApart) {
+    for (; entry != work.end && ahead.any_left(); ++entry) add_to_group(*entry, std::true_type{});
   }
+  using Asks = std::bool_constant<!kAsksApart>;
+  for (; entry != work.end; ++entry) add_to_group(*entry, Asks{});
+  *work.ahead = ahead;
   work.activation += kChannels * channel_pitch;
   work.weight += kChannels;
 }
@@ -128,47 +139,6 @@ L1SPARSE_INLINE void add_channels(const ColumnsJob& job, ColumnWork<T>& work) {
       });
 }
 
-// Brings near what the same tap of the next channel group reads, or of the next tile's first one.
-// Channels lie so far apart that no prefetcher follows them.
-template <std::int64_t kOutputs, class T>
-L1SPARSE_INLINE void prefetch_next_group(const ColumnsJob& job, std::int64_t column) {
-  constexpr std::int64_t kLineElements = kCacheLine / sizeof(T);
-  std::int64_t next = column + job.taps, element = 0;
-  if (next >= job.columns) {
-    next -= job.columns;
-    element = kOutputs;
-  }
-  element += job.column_offset[next];
-  for (std::int64_t c = 0; c < job.group_channels; ++c, element += job.channel_pitch) {
-    // One line more than the outputs fill: they start anywhere in the first.
-    for (std::int64_t i = 0; i <= kOutputs; i += kLineElements) {
-      prefetch(job.tile, (element + i) * static_cast<std::int64_t>(sizeof(T)));
-    }
-  }
-}
-
-// Brings near what outputs will be written to, a part at every column.
-class OutputsAhead {
- public:
-  explicit OutputsAhead(const ColumnsJob& job) : next_(job.output) {}
-
-  L1SPARSE_INLINE void at_column(const ColumnsJob& job) {
-    if (next_ == nullptr) return;
-    due_ += job.end_filter - job.first_filter;
-    for (; due_ >= job.columns; due_ -= job.columns, next_ += job.output_pitch) {
-      const auto in_line =
-          static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(next_) % kCacheLine);
-      for (std::int64_t byte = -in_line; byte < job.output_bytes; byte += kCacheLine) {
-        prefetch_to_write(next_, byte);
-      }
-    }
-  }
-
- private:
-  const char* next_;
-  std::int64_t due_ = 0;  // filters times columns
-};
-
 // The channels that do not fill the registers: a function of its own, so that it takes none from
 // the ones that do.
 template <class V, class Extra, int kVectors, int kMaxChannels, int kChains, int kGroupFilters,
@@ -218,11 +188,12 @@ struct SharedChannels {
   const std::uint32_t* entry;
   float* sums_of_zero;
   std::int64_t sums_pitch;
+  Ahead* ahead;
 };
 
 // Adds the channels' products to the sums of the next kFilters filters. With kEight channels and
 // weight_pitch are 8: then nothing is left to compute but addresses.
-template <class V, int kVectors, int kFilters, bool kEight>
+template <class V, int kVectors, int kFilters, bool kEight, class T>
 L1SPARSE_INLINE void add_to_next_filters(SharedChannels& shared) {
   const std::int64_t weight_pitch = kEight ? 8 : shared.weight_pitch;
   float* sums[kFilters];
@@ -231,6 +202,7 @@ L1SPARSE_INLINE void add_to_next_filters(SharedChannels& shared) {
   for (int f = 0; f < kFilters; ++f) {
     sums[f] = shared.sums_of_zero + *shared.entry++ * shared.sums_pitch;
     prefetch(shared.weight + f * weight_pitch, kWeightsAhead);
+    shared.ahead->step<kVectors * V::kLanes * sizeof(T)>();
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) acc[f][v] = V::load(sums[f] + v * V::kLanes);
   }
@@ -254,14 +226,14 @@ L1SPARSE_INLINE void add_to_next_filters(SharedChannels& shared) {
 }
 
 // A function of its own, so that it shares its registers with nothing.
-template <class V, int kVectors, int kFilters, bool kEight>
+template <class V, int kVectors, int kFilters, bool kEight, class T>
 __attribute__((noinline)) void add_to_all_filters(SharedChannels shared, std::int64_t filters) {
   static_assert(kFilters <= 3, "the filters that are left over are done by two and by one");
   for (; filters >= kFilters; filters -= kFilters) {
-    add_to_next_filters<V, kVectors, kFilters, kEight>(shared);
+    add_to_next_filters<V, kVectors, kFilters, kEight, T>(shared);
   }
-  if (filters >= 2) add_to_next_filters<V, kVectors, 2, kEight>(shared);
-  if (filters % 2 == 1) add_to_next_filters<V, kVectors, 1, kEight>(shared);
+  if (filters >= 2) add_to_next_filters<V, kVectors, 2, kEight, T>(shared);
+  if (filters % 2 == 1) add_to_next_filters<V, kVectors, 1, kEight, T>(shared);
 }
 
 // sums[filter] += weights * activations, for one column and every filter that kept it.
@@ -277,13 +249,14 @@ L1SPARSE_INLINE void add_column_to_filters(const ColumnsJob& job, ColumnWork<T> 
                         job.group_channels,
                         work.entry,
                         job.sums - job.first_filter_group * job.sums_pitch,
-                        job.sums_pitch};
+                        job.sums_pitch,
+                        work.ahead};
   const std::int64_t filters = work.end - work.entry;
   const auto add = [&] {
     if (shared.channels == 8 && shared.weight_pitch == 8) {
-      add_to_all_filters<V, kVectors, kFilters, true>(shared, filters);
+      add_to_all_filters<V, kVectors, kFilters, true, T>(shared, filters);
     } else {
-      add_to_all_filters<V, kVectors, kFilters, false>(shared, filters);
+      add_to_all_filters<V, kVectors, kFilters, false, T>(shared, filters);
     }
   };
   if constexpr (std::is_same_v<T, float>) {
@@ -345,16 +318,14 @@ void accumulate_columns(ColumnsJob& shared) {
   }
   Extra::clear(job);
   const std::int64_t group_size = job.group_filters * job.group_channels;
-  OutputsAhead outputs_ahead(job);
+  AheadByColumn<kOutputs, T> ahead(job);
   std::int64_t tap = 0, tap_x = 0;
   for (std::int64_t column = 0; column < job.columns; ++column) {
-    outputs_ahead.at_column(job);
     ColumnWork<T> work;
+    work.ahead = ahead.at_column(job, column, tap_x == 0);
     work.entry = job.filter_groups + job.entries_begin[column];
     work.end = job.filter_groups + job.entries_end[column];
     work.inside = job.inside == nullptr ? ~std::uint64_t{0} : job.inside[tap];
-    // Taps side by side read the same lines but for an element.
-    if (job.prefetches && tap_x == 0) prefetch_next_group<kOutputs, T>(job, column);
     if (++tap_x == job.kernel_w) tap_x = 0;
     if (++tap == job.taps) tap = 0;
     if (work.entry == work.end) continue;

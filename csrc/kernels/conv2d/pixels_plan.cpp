@@ -26,12 +26,12 @@ constexpr std::int64_t kPooledBytes = 256 * 1024;
 // written. With several taps there is the time to bring them there meanwhile; with one, asking for
 // them costs more than it saves, but for the next filters' just before sums start in them.
 constexpr std::int64_t kFarOutputBytes = 512 * 1024;
-// Outputs of so many bytes, of all images, come from main memory where sums are the output, so the
-// next tile's are asked for meanwhile; less is near enough.
-constexpr std::int64_t kFarSumBytes = 4 * 1024 * 1024;
-// Under `filters`, the next activations are asked for where the inputs of all images have so many
-// bytes that they come from main memory; what is nearer is there in time.
-constexpr std::int64_t kFarInputBytes = 16 * 1024 * 1024;
+// Outputs of so many bytes come from the last-level cache or main memory where sums are the output,
+// so the next tile's are asked for meanwhile; less is near enough.
+constexpr std::int64_t kFarSumBytes = 1024 * 1024;
+// Under `filters`, the next activations are asked for where an image's inputs have so many bytes,
+// more than a common second-level cache; asking takes registers.
+constexpr std::int64_t kFarInputBytes = 2 * 1024 * 1024;
 // Outputs of so many bytes leave nothing else in half of a common last-level cache. Written past
 // the caches, they are not fetched from memory before.
 constexpr std::int64_t kStreamedBytes = 16 * 1024 * 1024;
@@ -298,12 +298,12 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pi
   const bool in_rows = !problem.channels_last && problem.pool.kernel_h == 0;
   plan->far_outputs = in_rows && image_bytes >= kFarOutputBytes;
   const std::int64_t input_bytes =
-      checked_mul(checked_mul(problem.batch, problem.in_channels),
+      checked_mul(problem.in_channels,
                   checked_mul(checked_mul(problem.in_h, problem.in_w), size_of(problem.dtype)));
   plan->activations_ahead =
       plan->source == Source::in_place && (!plan->by_filter || input_bytes >= kFarInputBytes);
   plan->outputs_ahead = plan->far_outputs && grid.taps > 1;
-  plan->next_outputs_ahead = in_rows && bytes >= kFarSumBytes;
+  plan->next_outputs_ahead = in_rows && image_bytes >= kFarSumBytes;
   plan->streams = in_rows && bytes >= kStreamedBytes && problem.dtype == DType::float32 &&
                   problem.out_h * problem.out_w % kLineFloats == 0;
 

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: MIT
+// What is read and written later, brought near a little at a time while other work is done. A core
+// has few places for lines that are on their way (16 on recent Intel cores): asked for all at once,
+// the others wait, and so does what follows them. See channels_generic.h for why everything is in
+// an anonymous namespace.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/conv2d/finish_generic.h"
+#include "kernels/conv2d/kernel.h"
+
+namespace l1sparse {
+namespace {
+
+// Whether there are loops for what asks for something and for what does not, which is the faster
+// for it; but not in code that is to be small.
+#ifdef __OPTIMIZE_SIZE__
+constexpr bool kAsksApart = false;
+#else
+constexpr bool kAsksApart = true;
+#endif
+
+// Stretches of memory, as far apart as `pitch`, of which `left` are to be asked for.
+struct Stretches {
+  const void* next;
+  std::int64_t pitch;  // bytes
+  std::int64_t left;
+
+  void advance() {
+    next = moved(next, pitch);
+    --left;
+  }
+};
+
+// For a tile under `pixels`: activations that are read, and outputs that are written next. A step
+// is made with every filter of every column.
+struct Ahead {
+  Stretches activations, outputs;
+
+  bool any_left() const { return (activations.left | outputs.left) != 0; }
+
+  // kBytes: of a tile's activations of one channel, and of its outputs of one filter.
+  template <int kBytes>
+  L1SPARSE_INLINE void step() {
+    if (activations.left != 0) ask_for_activations<kBytes>();
+    if (outputs.left != 0) {
+#pragma GCC unroll 8
+      for (int byte = 0; byte < kBytes; byte += kCacheLine) {
+        prefetch_to_second_level(outputs.next, byte);
+      }
+      outputs.advance();
+    }
+  }
+
+  template <int kBytes>
+  L1SPARSE_INLINE void ask_for_activations() {
+#pragma GCC unroll 8
+    for (int byte = 0; byte < kBytes; byte += kCacheLine) prefetch(activations.next, byte);
+    activations.advance();
+  }
+};
+
+// Says at every column of a tile what its steps are to ask for.
+template <int kOutputs, class T>
+class AheadByColumn {
+ public:
+  explicit AheadByColumn(const ColumnsJob& job)
+      : ahead_{{}, {job.output, job.output_pitch, 0}},
+        filters_(job.output == nullptr ? 0 : job.end_filter - job.first_filter),
+        filters_a_column_(filters_ / job.columns) {}
+
+  L1SPARSE_INLINE Ahead* at_column(const ColumnsJob& job, std::int64_t column,
+                                   bool first_tap_of_row) {
+    if (job.prefetches && first_tap_of_row) begin_activations(job, column);
+    if (filters_ != 0) begin_outputs(job);
+    return &ahead_;
+  }
+
+ private:
+  // What the same tap of the next channel group reads, or of the next tile's first one; taps side
+  // by side read the same lines but for an element. Channels lie so far apart that no prefetcher
+  // follows them.
+  L1SPARSE_INLINE void begin_activations(const ColumnsJob& job, std::int64_t column) {
+    while (ahead_.activations.left != 0)
+      ahead_.template ask_for_activations<kOutputs * sizeof(T)>();
+    constexpr auto kBytes = static_cast<std::int64_t>(sizeof(T));
+    std::int64_t next = column + job.taps, element = 0;
+    if (next >= job.columns) {
+      next -= job.columns;
+      element = kOutputs;
+    }
+    element += job.column_offset[next];
+    ahead_.activations = {moved(job.tile, element * kBytes), job.channel_pitch * kBytes,
+                          job.group_channels};
+  }
+
+  // Evenly over the tile's columns.
+  L1SPARSE_INLINE void begin_outputs(const ColumnsJob& job) {
+    ahead_.outputs.left += filters_a_column_;
+    due_ += filters_ - filters_a_column_ * job.columns;
+    if (due_ < job.columns) return;
+    due_ -= job.columns;
+    ++ahead_.outputs.left;
+  }
+
+  Ahead ahead_;
+  std::int64_t filters_, filters_a_column_;
+  std::int64_t due_ = 0;  // filters times columns
+};
+
+// For a block under `filters`: what the next one reads, or the next tile's first one. A step is
+// made with every entry of every few filters.
+class BlockAhead {
+ public:
+  // The block ends with the column `end` - 1.
+  BlockAhead(const ColumnsJob& job, std::int64_t end, std::int64_t outputs,
+             std::int64_t element_bytes)
+      : element_bytes_(element_bytes), bytes_(outputs * element_bytes) {
+    const bool last = end == job.columns;
+    column_ = last ? 0 : end;
+    first_output_ = last ? outputs : 0;
+    const std::int64_t rest = job.columns - column_;
+    // Taps side by side read the same lines but for an element.
+    left_ =
+        (rest < job.block_columns ? rest : job.block_columns) / job.kernel_w * job.group_channels;
+    channels_ = left_;
+  }
+
+  // Shares them out evenly to so many steps.
+  void begin(std::int64_t steps) {
+    steps_ = steps;
+    if (steps == 0) left_ = 0;
+  }
+
+  L1SPARSE_INLINE void step(const ColumnsJob& job) {
+    for (due_ += channels_; due_ >= steps_ && left_ != 0; due_ -= steps_, --left_) {
+      const std::int64_t element =
+          job.column_offset[column_] + channel_ * job.channel_pitch + first_output_;
+      for (std::int64_t byte = 0; byte < bytes_; byte += kCacheLine) {
+        prefetch_to_second_level(job.tile, element * element_bytes_ + byte);
+      }
+      if (++channel_ == job.group_channels) {
+        channel_ = 0;
+        column_ += job.kernel_w;
+      }
+    }
+  }
+
+ private:
+  std::int64_t element_bytes_, bytes_;  // bytes: of a tile's activations of one channel
+  std::int64_t column_, channel_ = 0, first_output_;
+  std::int64_t channels_, left_;
+  std::int64_t steps_ = 0, due_ = 0;  // due: channels times steps
+};
+
+}  // namespace
+}  // namespace l1sparse
