@@ -37,6 +37,7 @@ struct Stretches {
 // is made with every filter of every column.
 struct Ahead {
   Stretches activations, outputs;
+  bool far;  // activations come from main memory: they are brought to the second-level cache
 
   bool any_left() const { return (activations.left | outputs.left) != 0; }
 
@@ -56,17 +57,26 @@ struct Ahead {
   template <int kBytes>
   L1SPARSE_INLINE void ask_for_activations() {
 #pragma GCC unroll 8
-    for (int byte = 0; byte < kBytes; byte += kCacheLine) prefetch(activations.next, byte);
+    for (int byte = 0; byte < kBytes; byte += kCacheLine) {
+      if (far) {
+        prefetch_to_second_level(activations.next, byte);
+      } else {
+        prefetch(activations.next, byte);
+      }
+    }
     activations.advance();
   }
 };
+
+// Channel groups from the one in use to the one that is asked for from main memory.
+constexpr std::int64_t kFarGroupsAhead = 4;
 
 // Says at every column of a tile what its steps are to ask for.
 template <int kOutputs, class T>
 class AheadByColumn {
  public:
   explicit AheadByColumn(const ColumnsJob& job)
-      : ahead_{{}, {job.output, job.output_pitch, 0}},
+      : ahead_{{}, {job.output, job.output_pitch, 0}, job.far_activations},
         filters_(job.output == nullptr ? 0 : job.end_filter - job.first_filter),
         filters_a_column_(filters_ / job.columns) {}
 
@@ -78,19 +88,18 @@ class AheadByColumn {
   }
 
  private:
-  // What the same tap of the next channel group reads, or of the next tile's first one; taps side
+  // What the same tap of a later channel group reads, or of the next tile's first ones; taps side
   // by side read the same lines but for an element. Channels lie so far apart that no prefetcher
   // follows them.
   L1SPARSE_INLINE void begin_activations(const ColumnsJob& job, std::int64_t column) {
     while (ahead_.activations.left != 0)
       ahead_.template ask_for_activations<kOutputs * sizeof(T)>();
     constexpr auto kBytes = static_cast<std::int64_t>(sizeof(T));
-    std::int64_t next = column + job.taps, element = 0;
-    if (next >= job.columns) {
-      next -= job.columns;
-      element = kOutputs;
-    }
-    element += job.column_offset[next];
+    std::int64_t next = column + (job.far_activations ? kFarGroupsAhead : 1) * job.taps;
+    std::int64_t element = 0;
+    for (; next >= job.columns; next -= job.columns) element += kOutputs;
+    // Where they begin within a line, the tile before has asked for that one.
+    element += job.column_offset[next] + kCacheLine / kBytes - 1;
     ahead_.activations = {moved(job.tile, element * kBytes), job.channel_pitch * kBytes,
                           job.group_channels};
   }

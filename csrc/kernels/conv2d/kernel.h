@@ -131,6 +131,7 @@ struct ColumnsJob {
   std::int64_t columns, taps, kernel_w;
   // Whether to bring activations near ahead of time: planes are near already.
   bool prefetches;
+  bool far_activations;  // they come from main memory
   std::int64_t group_filters, group_channels;
   std::int64_t last_channels;  // channels of the last channel group that exist
   // Under `pixels`, by column:

@@ -197,6 +197,7 @@ ColumnsJob columns_job(const Run& run, char* slot) {
   job.taps = weight.grid.taps;
   job.kernel_w = weight.shape.kernel_w;
   job.prefetches = run.plan.activations_ahead;
+  job.far_activations = run.plan.far_activations;
   job.group_filters = weight.grid.filters;
   job.group_channels = weight.grid.channels;
   job.last_channels =

@@ -26,9 +26,12 @@ constexpr std::int64_t kPooledBytes = 256 * 1024;
 // written. With several taps there is the time to bring them there meanwhile; with one, asking for
 // them costs more than it saves, but for the next filters' just before sums start in them.
 constexpr std::int64_t kFarOutputBytes = 512 * 1024;
-// Outputs of so many bytes come from the last-level cache or main memory where sums are the output,
-// so the next tile's are asked for meanwhile; less is near enough.
+// Where sums are the output and an image's have so many bytes, or those of all images, the next
+// tile's are asked for meanwhile; less is near enough.
 constexpr std::int64_t kFarSumBytes = 1024 * 1024;
+constexpr std::int64_t kAllFarSumBytes = 4 * 1024 * 1024;
+// Inputs of so many bytes, of all images, come from main memory.
+constexpr std::int64_t kMainMemoryBytes = 8 * 1024 * 1024;
 // Under `filters`, the next activations are asked for where an image's inputs have so many bytes,
 // more than a common second-level cache; asking takes registers.
 constexpr std::int64_t kFarInputBytes = 2 * 1024 * 1024;
@@ -303,7 +306,8 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pi
   plan->activations_ahead =
       plan->source == Source::in_place && (!plan->by_filter || input_bytes >= kFarInputBytes);
   plan->outputs_ahead = plan->far_outputs && grid.taps > 1;
-  plan->next_outputs_ahead = in_rows && image_bytes >= kFarSumBytes;
+  plan->next_outputs_ahead = in_rows && (image_bytes >= kFarSumBytes || bytes >= kAllFarSumBytes);
+  plan->far_activations = checked_mul(problem.batch, input_bytes) >= kMainMemoryBytes;
   plan->streams = in_rows && bytes >= kStreamedBytes && problem.dtype == DType::float32 &&
                   problem.out_h * problem.out_w % kLineFloats == 0;
 

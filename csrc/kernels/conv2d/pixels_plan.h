@@ -36,6 +36,7 @@ struct PixelsPlan {
   bool unpruned;            // with tiles that take every group to be kept
   bool far_outputs;         // whether outputs are in no near cache when they are first written
   bool activations_ahead;   // whether the next ones are asked for: planes are near already
+  bool far_activations;     // whether they come from main memory
   bool outputs_ahead;       // whether memory for outputs is asked for before they are finished
   bool next_outputs_ahead;  // likewise, where sums are the output, for the next tile's
   bool streams;             // whether outputs go past the caches
