@@ -185,6 +185,12 @@ L1SPARSE_INLINE void add_filters(const ColumnsJob& job, const Panel& panel, std:
   for (int f = 0; f < kFilters; ++f) {
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
+      if constexpr (std::is_same_v<Sum, float>) {
+        if (job.streams) {
+          V::stream(sums + f * sums_pitch + v * V::kLanes, acc[f][v]);
+          continue;
+        }
+      }
       V::store(sums + f * sums_pitch + v * V::kLanes, acc[f][v]);
     }
   }
@@ -319,6 +325,7 @@ void accumulate_filters(ColumnsJob& job) {
     rows += job.block_rows;
     column = end;
   } while (column < job.columns);
+  if (job.streams) V::finish_streams();
   job.ran = L1SPARSE_KERNEL_ISA;
 }
 

@@ -271,6 +271,10 @@ FinishJob finish_from(const ItemWork& work, std::int64_t first, std::int64_t sta
   return finish;
 }
 
+bool aligned(const void* address) {
+  return reinterpret_cast<std::uintptr_t>(address) % kAlignment == 0;
+}
+
 // What the activation brings outputs into, where it is no more than that.
 std::pair<float, float> bounds_of(const Conv2dProblem& problem) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -324,7 +328,9 @@ void run_filters(const Filters& filters, const Outputs& outputs, ItemWork& work)
       job.residual = finish.residual == nullptr ? nullptr
                                                 : static_cast<const char*>(finish.residual) +
                                                       (at - start - before) * sum_bytes;
-      job.sums_are_far = in_output && plan.far_outputs;
+      // What is written in several steps goes there in the last one.
+      job.streams = in_output && plan.streams && aligned(finish.output);
+      job.sums_are_far = in_output && plan.far_outputs && !job.streams;
       job.output = nullptr;
       if (in_output ? plan.next_outputs_ahead : plan.outputs_ahead) {
         const std::int64_t bytes = size_of(problem.dtype), next = in_output ? count : 0;
@@ -343,8 +349,7 @@ void run_filters(const Filters& filters, const Outputs& outputs, ItemWork& work)
     finish.filters = filters.end - filters.first;
     finish.tile_cols = finish.cols = at - start;
     finish.rows = 1;
-    finish.streams =
-        plan.streams && reinterpret_cast<std::uintptr_t>(finish.output) % kAlignment == 0;
+    finish.streams = plan.streams && aligned(finish.output);
     run.kernels.finish[static_cast<int>(finished)](finish);
   }
 }

@@ -305,11 +305,11 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pi
                   checked_mul(checked_mul(problem.in_h, problem.in_w), size_of(problem.dtype)));
   plan->activations_ahead =
       plan->source == Source::in_place && (!plan->by_filter || input_bytes >= kFarInputBytes);
-  plan->outputs_ahead = plan->far_outputs && grid.taps > 1;
   plan->next_outputs_ahead = in_rows && (image_bytes >= kFarSumBytes || bytes >= kAllFarSumBytes);
   plan->far_activations = checked_mul(problem.batch, input_bytes) >= kMainMemoryBytes;
   plan->streams = in_rows && bytes >= kStreamedBytes && problem.dtype == DType::float32 &&
                   problem.out_h * problem.out_w % kLineFloats == 0;
+  plan->outputs_ahead = plan->far_outputs && grid.taps > 1 && !plan->streams;
 
   plan->unpruned = &tiles == &kernels.unpruned_tiles;
 
