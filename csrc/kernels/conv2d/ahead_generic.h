@@ -13,12 +13,12 @@
 namespace l1sparse {
 namespace {
 
-// Whether there are loops for what asks for something and for what does not, which is the faster
-// for it; but not in code that is to be small.
+// Whether it is a little at a time. Code that is to be small asks for all that a column does at
+// once.
 #ifdef __OPTIMIZE_SIZE__
-constexpr bool kAsksApart = false;
+constexpr bool kAsksByFilter = false;
 #else
-constexpr bool kAsksApart = true;
+constexpr bool kAsksByFilter = true;
 #endif
 
 // Stretches of memory, as far apart as `pitch`, of which `left` are to be asked for.
@@ -41,23 +41,21 @@ struct Ahead {
 
   bool any_left() const { return (activations.left | outputs.left) != 0; }
 
-  // kBytes: of a tile's activations of one channel, and of its outputs of one filter.
-  template <int kBytes>
-  L1SPARSE_INLINE void step() {
-    if (activations.left != 0) ask_for_activations<kBytes>();
+  // bytes: of a tile's activations of one channel, and of its outputs of one filter.
+  L1SPARSE_INLINE void step(int bytes) {
+    if (activations.left != 0) ask_for_activations(bytes);
     if (outputs.left != 0) {
 #pragma GCC unroll 8
-      for (int byte = 0; byte < kBytes; byte += kCacheLine) {
+      for (int byte = 0; byte < bytes; byte += kCacheLine) {
         prefetch_to_second_level(outputs.next, byte);
       }
       outputs.advance();
     }
   }
 
-  template <int kBytes>
-  L1SPARSE_INLINE void ask_for_activations() {
+  L1SPARSE_INLINE void ask_for_activations(int bytes) {
 #pragma GCC unroll 8
-    for (int byte = 0; byte < kBytes; byte += kCacheLine) {
+    for (int byte = 0; byte < bytes; byte += kCacheLine) {
       if (far) {
         prefetch_to_second_level(activations.next, byte);
       } else {
@@ -72,18 +70,26 @@ struct Ahead {
 constexpr std::int64_t kFarGroupsAhead = 4;
 
 // Says at every column of a tile what its steps are to ask for.
-template <int kOutputs, class T>
 class AheadByColumn {
  public:
-  explicit AheadByColumn(const ColumnsJob& job)
+  AheadByColumn(const ColumnsJob& job, int outputs, int element_bytes)
       : ahead_{{}, {job.output, job.output_pitch, 0}, job.far_activations},
+        outputs_(outputs),
+        element_bytes_(element_bytes),
         filters_(job.output == nullptr ? 0 : job.end_filter - job.first_filter),
         filters_a_column_(filters_ / job.columns) {}
 
-  L1SPARSE_INLINE Ahead* at_column(const ColumnsJob& job, std::int64_t column,
-                                   bool first_tap_of_row) {
+#ifdef __OPTIMIZE_SIZE__
+  __attribute__((noinline))
+#else
+  L1SPARSE_INLINE
+#endif
+  Ahead* at_column(const ColumnsJob& job, std::int64_t column, bool first_tap_of_row) {
     if (job.prefetches && first_tap_of_row) begin_activations(job, column);
     if (filters_ != 0) begin_outputs(job);
+    if constexpr (!kAsksByFilter) {
+      while (ahead_.any_left()) ahead_.step(outputs_ * element_bytes_);
+    }
     return &ahead_;
   }
 
@@ -92,16 +98,14 @@ class AheadByColumn {
   // by side read the same lines but for an element. Channels lie so far apart that no prefetcher
   // follows them.
   L1SPARSE_INLINE void begin_activations(const ColumnsJob& job, std::int64_t column) {
-    while (ahead_.activations.left != 0)
-      ahead_.template ask_for_activations<kOutputs * sizeof(T)>();
-    constexpr auto kBytes = static_cast<std::int64_t>(sizeof(T));
+    // What too few filters were there for.
+    while (ahead_.activations.left != 0) ahead_.ask_for_activations(outputs_ * element_bytes_);
     std::int64_t next = column + (job.far_activations ? kFarGroupsAhead : 1) * job.taps;
-    std::int64_t element = 0;
-    for (; next >= job.columns; next -= job.columns) element += kOutputs;
     // Where they begin within a line, the tile before has asked for that one.
-    element += job.column_offset[next] + kCacheLine / kBytes - 1;
-    ahead_.activations = {moved(job.tile, element * kBytes), job.channel_pitch * kBytes,
-                          job.group_channels};
+    std::int64_t byte = kCacheLine - element_bytes_;
+    for (; next >= job.columns; next -= job.columns) byte += outputs_ * element_bytes_;
+    ahead_.activations = {moved(job.tile, job.column_offset[next] * element_bytes_ + byte),
+                          job.channel_pitch * element_bytes_, job.group_channels};
   }
 
   // Evenly over the tile's columns.
@@ -114,6 +118,7 @@ class AheadByColumn {
   }
 
   Ahead ahead_;
+  int outputs_, element_bytes_;
   std::int64_t filters_, filters_a_column_;
   std::int64_t due_ = 0;  // filters times columns
 };

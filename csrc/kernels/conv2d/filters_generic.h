@@ -181,16 +181,23 @@ L1SPARSE_INLINE void add_filters(const ColumnsJob& job, const Panel& panel, std:
       }
     }
   }
+  // With more filters the choice alone costs registers.
+  if constexpr (kEndsByFilter && kFilters == 1 && std::is_same_v<Sum, float>) {
+    if (job.streams) {
+#pragma GCC unroll 8
+      for (int f = 0; f < kFilters; ++f) {
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) {
+          V::stream(sums + f * sums_pitch + v * V::kLanes, acc[f][v]);
+        }
+      }
+      return;
+    }
+  }
 #pragma GCC unroll 8
   for (int f = 0; f < kFilters; ++f) {
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
-      if constexpr (std::is_same_v<Sum, float>) {
-        if (job.streams) {
-          V::stream(sums + f * sums_pitch + v * V::kLanes, acc[f][v]);
-          continue;
-        }
-      }
       V::store(sums + f * sums_pitch + v * V::kLanes, acc[f][v]);
     }
   }
@@ -325,7 +332,7 @@ void accumulate_filters(ColumnsJob& job) {
     rows += job.block_rows;
     column = end;
   } while (column < job.columns);
-  if (job.streams) V::finish_streams();
+  if (kEndsByFilter && job.streams) V::finish_streams();
   job.ran = L1SPARSE_KERNEL_ISA;
 }
 

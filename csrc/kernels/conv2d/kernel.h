@@ -157,8 +157,9 @@ struct ColumnsJob {
   const char* output;
   std::int64_t output_pitch;  // from one filter to the next, in bytes
   // Under `filters`, where sums are the output: whether something follows the last products,
-  // whether they are written past the caches, the type that `sums` then has, the bounds that
-  // outputs are brought into and the residual, of the same filter as `sums`, or null.
+  // whether they are written past the caches (by groups of one filter), the type that `sums` then
+  // has, the bounds that outputs are brought into and the residual, of the same filter as `sums`,
+  // or null.
   bool ends;
   bool streams;
   DType sum_type;

@@ -328,8 +328,8 @@ void run_filters(const Filters& filters, const Outputs& outputs, ItemWork& work)
       job.residual = finish.residual == nullptr ? nullptr
                                                 : static_cast<const char*>(finish.residual) +
                                                       (at - start - before) * sum_bytes;
-      // What is written in several steps goes there in the last one.
-      job.streams = in_output && plan.streams && aligned(finish.output);
+      job.streams =
+          in_output && plan.streams && streams_by_filter(problem.weight) && aligned(finish.output);
       job.sums_are_far = in_output && plan.far_outputs && !job.streams;
       job.output = nullptr;
       if (in_output ? plan.next_outputs_ahead : plan.outputs_ahead) {
@@ -491,22 +491,11 @@ Status pixels_conv2d(const Conv2dProblem& problem, const Conv2dTensors& tensors,
     const std::int64_t begin = share_of(plan.items, plan.slots, slot).begin;
     new (&next_of(plan, base, slot)) std::atomic<std::size_t>(static_cast<std::size_t>(begin));
   }
-  // What goes past the caches does so in the last step, unless outputs are written once anyway.
-  const bool once = plan.by_filter && problem.weight.blocks == 1;
-  Run run{problem,
-          tensors,
-          kernels_for(isa),
-          plan,
-          rows,
-          set_cols,
-          sets,
-          tap_begin,
-          tap_end,
-          column_offsets,
-          channel_pitch,
-          sums_fit_output(problem, tensors) && (once || !plan.streams),
-          base,
-          ran};
+  // Otherwise what goes past the caches does so in the last step.
+  const bool sums_in_output =
+      sums_fit_output(problem, tensors) && (written_once(problem.weight) || !plan.streams);
+  Run run{problem,   tensors, kernels_for(isa), plan,          rows,           set_cols, sets,
+          tap_begin, tap_end, column_offsets,   channel_pitch, sums_in_output, base,     ran};
   parallel.for_each(plan.slots, run_slot, &run);
   return {};
 }

@@ -48,7 +48,7 @@ L1SPARSE_INLINE void add_to_sums(const ColumnsJob& job, ColumnWork<T>& work,
   const std::int64_t sums_pitch = job.sums_pitch, group_pitch = group_filters * sums_pitch;
   float* const sums_of_zero = job.sums - job.first_filter_group * group_pitch;
   const float* weight = work.weight;
-  Ahead ahead = *work.ahead;  // a copy that no store can change, as for the job
+  [[maybe_unused]] Ahead ahead = *work.ahead;  // a copy that no store can change, as for the job
   const auto add_to_group = [&](std::uint32_t group, auto asks) __attribute__((always_inline)) {
     float* sums = sums_of_zero + group * group_pitch;
     float* lanes = lanes_of_zero + group * group_filters * Extra::kLanes;
@@ -58,7 +58,7 @@ L1SPARSE_INLINE void add_to_sums(const ColumnsJob& job, ColumnWork<T>& work,
       // channels, reads two weights past the last filter's.
       asm("" : "+r"(weight));
       prefetch(weight, kWeightsAhead);
-      if constexpr (asks) ahead.step<kOutputs * sizeof(T)>();
+      if constexpr (asks) ahead.step(kOutputs * sizeof(T));
       typename V::Reg acc[kVectors];
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) acc[v] = V::load(sums + v * V::kLanes);
@@ -72,12 +72,11 @@ L1SPARSE_INLINE void add_to_sums(const ColumnsJob& job, ColumnWork<T>& work,
     } while (--filters != 0);
   };
   const std::uint32_t* entry = work.entry;
-  if constexpr (kAsksApart) {
+  if constexpr (kAsksByFilter) {  // a loop of its own leaves the other one as fast as it was
     for (; entry != work.end && ahead.any_left(); ++entry) add_to_group(*entry, std::true_type{});
   }
-  using Asks = std::bool_constant<!kAsksApart>;
-  for (; entry != work.end; ++entry) add_to_group(*entry, Asks{});
-  *work.ahead = ahead;
+  for (; entry != work.end; ++entry) add_to_group(*entry, std::false_type{});
+  if constexpr (kAsksByFilter) *work.ahead = ahead;
   work.activation += kChannels * channel_pitch;
   work.weight += kChannels;
 }
@@ -193,7 +192,7 @@ struct SharedChannels {
 
 // Adds the channels' products to the sums of the next kFilters filters. With kEight channels and
 // weight_pitch are 8: then nothing is left to compute but addresses.
-template <class V, int kVectors, int kFilters, bool kEight, class T>
+template <class V, int kVectors, int kFilters, bool kEight>
 L1SPARSE_INLINE void add_to_next_filters(SharedChannels& shared) {
   const std::int64_t weight_pitch = kEight ? 8 : shared.weight_pitch;
   float* sums[kFilters];
@@ -202,7 +201,6 @@ L1SPARSE_INLINE void add_to_next_filters(SharedChannels& shared) {
   for (int f = 0; f < kFilters; ++f) {
     sums[f] = shared.sums_of_zero + *shared.entry++ * shared.sums_pitch;
     prefetch(shared.weight + f * weight_pitch, kWeightsAhead);
-    shared.ahead->step<kVectors * V::kLanes * sizeof(T)>();
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) acc[f][v] = V::load(sums[f] + v * V::kLanes);
   }
@@ -229,11 +227,19 @@ L1SPARSE_INLINE void add_to_next_filters(SharedChannels& shared) {
 template <class V, int kVectors, int kFilters, bool kEight, class T>
 __attribute__((noinline)) void add_to_all_filters(SharedChannels shared, std::int64_t filters) {
   static_assert(kFilters <= 3, "the filters that are left over are done by two and by one");
-  for (; filters >= kFilters; filters -= kFilters) {
-    add_to_next_filters<V, kVectors, kFilters, kEight, T>(shared);
+  if constexpr (kAsksByFilter) {  // a loop of its own, as above
+    for (; filters >= kFilters && shared.ahead->any_left(); filters -= kFilters) {
+      for (int f = 0; f < kFilters; ++f) {
+        shared.ahead->step(kVectors * V::kLanes * sizeof(T));
+      }
+      add_to_next_filters<V, kVectors, kFilters, kEight>(shared);
+    }
   }
-  if (filters >= 2) add_to_next_filters<V, kVectors, 2, kEight, T>(shared);
-  if (filters % 2 == 1) add_to_next_filters<V, kVectors, 1, kEight, T>(shared);
+  for (; filters >= kFilters; filters -= kFilters) {
+    add_to_next_filters<V, kVectors, kFilters, kEight>(shared);
+  }
+  if (filters >= 2) add_to_next_filters<V, kVectors, 2, kEight>(shared);
+  if (filters % 2 == 1) add_to_next_filters<V, kVectors, 1, kEight>(shared);
 }
 
 // sums[filter] += weights * activations, for one column and every filter that kept it.
@@ -318,7 +324,7 @@ void accumulate_columns(ColumnsJob& shared) {
   }
   Extra::clear(job);
   const std::int64_t group_size = job.group_filters * job.group_channels;
-  AheadByColumn<kOutputs, T> ahead(job);
+  AheadByColumn ahead(job, kOutputs, sizeof(T));
   std::int64_t tap = 0, tap_x = 0;
   for (std::int64_t column = 0; column < job.columns; ++column) {
     ColumnWork<T> work;

@@ -36,8 +36,10 @@ constexpr std::int64_t kMainMemoryBytes = 8 * 1024 * 1024;
 // more than a common second-level cache; asking takes registers.
 constexpr std::int64_t kFarInputBytes = 2 * 1024 * 1024;
 // Outputs of so many bytes leave nothing else in half of a common last-level cache. Written past
-// the caches, they are not fetched from memory before.
+// the caches, they are not fetched from memory before; which takes a step of its own, unless the
+// last products are added in registers.
 constexpr std::int64_t kStreamedBytes = 16 * 1024 * 1024;
+constexpr std::int64_t kOnceStreamedBytes = 8 * 1024 * 1024;
 // Sums in the output save a pass over it. Where they start within a cache line, which makes every
 // addition to them slower, they pay if a filter has so few columns of up to 8 channels, on average.
 constexpr std::int64_t kLineFloats = 16;
@@ -307,7 +309,8 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pi
       plan->source == Source::in_place && (!plan->by_filter || input_bytes >= kFarInputBytes);
   plan->next_outputs_ahead = in_rows && (image_bytes >= kFarSumBytes || bytes >= kAllFarSumBytes);
   plan->far_activations = checked_mul(problem.batch, input_bytes) >= kMainMemoryBytes;
-  plan->streams = in_rows && bytes >= kStreamedBytes && problem.dtype == DType::float32 &&
+  const std::int64_t streamed = written_once(problem.weight) ? kOnceStreamedBytes : kStreamedBytes;
+  plan->streams = in_rows && bytes >= streamed && problem.dtype == DType::float32 &&
                   problem.out_h * problem.out_w % kLineFloats == 0;
   plan->outputs_ahead = plan->far_outputs && grid.taps > 1 && !plan->streams;
 
@@ -368,11 +371,10 @@ bool sums_fit_output(const Conv2dProblem& problem, const Conv2dTensors& tensors)
   const bool ends_by_filter =
       kEndsByFilter && by_filter && problem.activation != Activation::hardswish;
   if (follows && !ends_by_filter) return false;
-  const bool once = by_filter && weight.blocks == 1;  // they are written once
   if (problem.dtype != DType::float32) {
-    return ends_by_filter && once && weight.grid.filters % kSharingFilters != 0;
+    return ends_by_filter && written_once(weight) && weight.grid.filters % kSharingFilters != 0;
   }
-  if (once) return true;
+  if (written_once(weight)) return true;
   const std::int64_t outputs = problem.out_h * problem.out_w;
   if (outputs % kCompetingFloats == 0) return false;
   return outputs % kLineFloats == 0 || weight.kept_groups * ceil_div(weight.grid.channels, 8) <=

@@ -67,6 +67,16 @@ inline const PixelTile& tile_for(const PixelsPlan& plan, std::int64_t outputs) {
   return *plan.tiles.first[smaller(ceil_div(outputs, plan.unit), kPlannedUnits)];
 }
 
+// Whether every sum is complete when it is first written.
+inline bool written_once(const PackedView& weight) {
+  return weight.strategy == Strategy::filters && weight.blocks == 1;
+}
+
+// Whether outputs that go past the caches do so with the last products.
+inline bool streams_by_filter(const PackedView& weight) {
+  return kEndsByFilter && written_once(weight) && weight.grid.filters % kSharingFilters != 0;
+}
+
 // Whether sums are what the output will be, and gain by being there from the beginning.
 bool sums_fit_output(const Conv2dProblem& problem, const Conv2dTensors& tensors);
 
