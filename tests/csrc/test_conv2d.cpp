@@ -263,31 +263,35 @@ void test_outputs_past_the_caches() {
   for (const bool with_residual : {false, true}) {
     if (with_residual) owned.residual = reference::random_elements(random, DType::float32, count);
     const std::vector<Expected> expected = owned.expected();
-    owned.pack_for(Strategy::pixels);
-    for (const Isa isa : reference::usable_isas()) {
-      std::vector<float> first;
-      for (const auto& [past_line, threads] : {std::pair{0, 1}, {0, 3}, {1, 1}, {1, 3}}) {
-        check::context = std::string("outputs past the caches on ") + isa_name(isa) + ", " +
-                         std::to_string(past_line) + " floats after a cache line, " +
-                         std::to_string(threads) + " threads";
-        AlignedBytes memory((count + 2 * kLine) * 4);
-        auto* const output = reinterpret_cast<float*>(memory.data()) + past_line;
-        std::fill_n(output, count + kLine, -7.25f);
-        std::int64_t bytes = 0;
-        CHECK(conv2d_workspace(problem, isa, threads, &bytes).ok());
-        AlignedBytes workspace(bytes);
-        CHECK(conv2d(problem, owned.tensors(output), isa, parallel_threads(threads),
-                     workspace.data(), nullptr)
-                  .ok());
-        if (first.empty()) {
-          first.assign(output, output + count);
-          CHECK(std::equal(
-              expected.begin(), expected.end(), output,
-              [](const Expected& e, double got) { return e.accepts(DType::float32, got); }));
+    // A step of their own, or with the last products.
+    for (const Strategy strategy : {Strategy::pixels, Strategy::filters}) {
+      owned.pack_for(strategy);
+      for (const Isa isa : reference::usable_isas()) {
+        std::vector<float> first;
+        for (const auto& [past_line, threads] : {std::pair{0, 1}, {0, 3}, {1, 1}, {1, 3}}) {
+          check::context = std::string("outputs past the caches, ") +
+                           (strategy == Strategy::pixels ? "pixels" : "filters") + " on " +
+                           isa_name(isa) + ", " + std::to_string(past_line) +
+                           " floats after a cache line, " + std::to_string(threads) + " threads";
+          AlignedBytes memory((count + 2 * kLine) * 4);
+          auto* const output = reinterpret_cast<float*>(memory.data()) + past_line;
+          std::fill_n(output, count + kLine, -7.25f);
+          std::int64_t bytes = 0;
+          CHECK(conv2d_workspace(problem, isa, threads, &bytes).ok());
+          AlignedBytes workspace(bytes);
+          CHECK(conv2d(problem, owned.tensors(output), isa, parallel_threads(threads),
+                       workspace.data(), nullptr)
+                    .ok());
+          if (first.empty()) {
+            first.assign(output, output + count);
+            CHECK(std::equal(
+                expected.begin(), expected.end(), output,
+                [](const Expected& e, double got) { return e.accepts(DType::float32, got); }));
+          }
+          CHECK(std::memcmp(first.data(), output, static_cast<std::size_t>(count * 4)) == 0);
+          CHECK(std::all_of(output + count, output + count + kLine,
+                            [](float x) { return x == -7.25f; }));
         }
-        CHECK(std::memcmp(first.data(), output, static_cast<std::size_t>(count * 4)) == 0);
-        CHECK(std::all_of(output + count, output + count + kLine,
-                          [](float x) { return x == -7.25f; }));
       }
     }
   }

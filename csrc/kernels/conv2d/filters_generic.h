@@ -181,7 +181,7 @@ L1SPARSE_INLINE void add_filters(const ColumnsJob& job, const Panel& panel, std:
       }
     }
   }
-  // With more filters the choice alone costs registers.
+  // Past the caches. With more filters the choice alone takes registers.
   if constexpr (kEndsByFilter && kFilters == 1 && std::is_same_v<Sum, float>) {
     if (job.streams) {
 #pragma GCC unroll 8

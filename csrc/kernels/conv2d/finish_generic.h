@@ -28,16 +28,17 @@ inline void fill_zero(float* to, std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) to[i] = 0.0f;
 }
 
-// Brings a cache line near before it is needed; the address need not be one that can be read.
 // How far ahead weights are asked for, in bytes. Of a network's weights most come from memory each
 // time, faster than a prefetcher that stops at the end of a page brings them.
 constexpr std::int64_t kWeightsAhead = 4096;
 
+// An address that need not lie in the same object as `base`.
 inline const void* moved(const void* base, std::int64_t bytes) {
   return reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(base) +
                                        static_cast<std::uintptr_t>(bytes));
 }
 
+// Brings a cache line near before it is needed; the address need not be one that can be read.
 inline void prefetch(const void* base, std::int64_t bytes) {
   __builtin_prefetch(moved(base, bytes));
 }

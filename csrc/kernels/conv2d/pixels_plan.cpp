@@ -23,8 +23,8 @@ constexpr std::int64_t kStretchOutputs = 96;
 // Bytes of a strip, about: a quarter of such a cache.
 constexpr std::int64_t kPooledBytes = 256 * 1024;
 // Outputs of so many bytes, half of a second-level cache, are not in the caches when they are
-// written. With several taps there is the time to bring them there meanwhile; with one, asking for
-// them costs more than it saves, but for the next filters' just before sums start in them.
+// written. With several taps there is the time to bring this tile's there before the last step;
+// where sums start in them, the next filters' are asked for just before.
 constexpr std::int64_t kFarOutputBytes = 512 * 1024;
 // Where sums are the output and an image's have so many bytes, or those of all images, the next
 // tile's are asked for meanwhile; less is near enough.
@@ -309,7 +309,8 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pi
       plan->source == Source::in_place && (!plan->by_filter || input_bytes >= kFarInputBytes);
   plan->next_outputs_ahead = in_rows && (image_bytes >= kFarSumBytes || bytes >= kAllFarSumBytes);
   plan->far_activations = checked_mul(problem.batch, input_bytes) >= kMainMemoryBytes;
-  const std::int64_t streamed = written_once(problem.weight) ? kOnceStreamedBytes : kStreamedBytes;
+  const std::int64_t streamed =
+      streams_by_filter(problem.weight) ? kOnceStreamedBytes : kStreamedBytes;
   plan->streams = in_rows && bytes >= streamed && problem.dtype == DType::float32 &&
                   problem.out_h * problem.out_w % kLineFloats == 0;
   plan->outputs_ahead = plan->far_outputs && grid.taps > 1 && !plan->streams;
