@@ -364,6 +364,12 @@ struct F32x16 {
     r = _mm512_add_ps(r, _mm512_permute_ps(r, 0x4E));
     _mm_storeu_ps(to, _mm512_castps512_ps128(_mm512_maskz_compress_ps(0x1111, r)));
   }
+  // Lane 4 * i + j: the sum of the lanes 4 * i .. 4 * i + 3 of r[j].
+  static Reg sums_of_fours(const Reg (&r)[4]) {
+    const Reg a = add(_mm512_unpacklo_ps(r[0], r[1]), _mm512_unpackhi_ps(r[0], r[1]));
+    const Reg b = add(_mm512_unpacklo_ps(r[2], r[3]), _mm512_unpackhi_ps(r[2], r[3]));
+    return add(_mm512_shuffle_ps(a, b, 0x44), _mm512_shuffle_ps(a, b, 0xEE));
+  }
   static __m256 sum_lanes(const Reg* r) {
     __m256 halves[8];
     for (int i = 0; i < 8; ++i) {

@@ -221,7 +221,8 @@ void test_maps_that_end_with_four_outputs() {
       {{20, 19, 1, 1, 16, 16}, 2, 26, 0, 1},  {{5, 7, 3, 3, 2, 3}, 7, 12, 1, 1},
       {{70, 256, 3, 3, 1, 8}, 28, 28, 1, 2},  {{80, 1024, 1, 1, 1, 8}, 14, 14, 0, 1},
       {{3, 2000, 3, 3, 1, 16}, 14, 14, 1, 1}, {{8, 24, 3, 3, 1, 8}, 22, 22, 1, 1},
-      {{40, 60, 1, 1, 1, 5}, 27, 27, 0, 2},
+      {{40, 60, 1, 1, 1, 5}, 27, 27, 0, 2},   {{16, 14, 3, 3, 4, 4}, 14, 14, 1, 1},
+      {{44, 50, 3, 3, 4, 4}, 27, 27, 1, 2},   {{24, 21, 3, 3, 8, 4}, 10, 10, 1, 1},
   };
   Random random(17);
   for (const Case& test : kCases) {
@@ -238,6 +239,11 @@ void test_maps_that_end_with_four_outputs() {
       for (const Activation activation : {Activation::none, Activation::relu}) {
         problem.activation = activation;
         problem.channels_last = activation == Activation::relu && test.padding == 0;
+        owned.residual = {};
+        if (activation == Activation::relu) {
+          const std::int64_t count = reference::output_count(problem);
+          owned.residual = reference::random_elements(random, dtype, count);
+        }
         check_everywhere(owned, "a map that ends with four, case " +
                                     std::to_string(&test - kCases) + ", dtype " +
                                     std::to_string(static_cast<int>(dtype)));

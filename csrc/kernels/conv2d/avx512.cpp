@@ -45,6 +45,7 @@ constexpr PixelTile kFilterByFilterTiles[] = {L1SPARSE_FILTER_BY_FILTER_TILE(F32
                                               L1SPARSE_FILTER_BY_FILTER_TILE(F32x16, 1, 4, 330),
                                               L1SPARSE_FILTER_BY_FILTER_TILE(F32x8, 1, 4, 300)};
 constexpr PixelTile kFilterByFilterWhole = L1SPARSE_FILTER_BY_FILTER_WHOLE(F32x16, 3, 640);
+constexpr PixelTile kFilterByFilterLast = L1SPARSE_FILTER_BY_FILTER_LAST(F32x16, 3, 660);
 constexpr PixelTile kOneByOneTiles[] = {L1SPARSE_FILTER_BY_FILTER_TILE(F32x16, 4, 1, 800),
                                         L1SPARSE_FILTER_BY_FILTER_TILE(F32x16, 2, 1, 450),
                                         L1SPARSE_FILTER_BY_FILTER_TILE(F32x16, 1, 1, 300),
@@ -59,7 +60,7 @@ const Conv2dKernels conv2d_avx512 = L1SPARSE_CONV2D_KERNELS(
     L1SPARSE_PIXEL_TILES(kOneFilterTiles, &kOneFilterWhole, &kOneFilterLast),
     L1SPARSE_PIXEL_TILES(kPixelTiles, &kPixelWhole, &kPixelLast),
     L1SPARSE_PIXEL_TILES(kNarrowTiles, &kNarrowWhole, &kNarrowLast),
-    L1SPARSE_PIXEL_TILES(kFilterByFilterTiles, &kFilterByFilterWhole, nullptr),
+    L1SPARSE_PIXEL_TILES(kFilterByFilterTiles, &kFilterByFilterWhole, &kFilterByFilterLast),
     L1SPARSE_PIXEL_TILES(kOneByOneTiles, nullptr, nullptr),
     L1SPARSE_PIXEL_TILES(kUnprunedTiles, nullptr, nullptr), true, true, true);
 }  // namespace l1sparse

@@ -22,8 +22,8 @@ namespace {
 struct Panel {
   const float* activations;
   std::int64_t first, pitch;
-  const float* lone;  // of the output beyond whole vectors, [column][filter][channel], all filters
-                      // alike
+  const float* extra;  // of outputs beyond whole vectors, [column][output][filter][channel], all
+                       // filters alike
 };
 
 // Groups of four filters and so many channels have a loop of their own, and so have groups of other
@@ -36,13 +36,33 @@ constexpr int kOwnLoop = 4, kOneByOneLoop = 8;
 // Tiles of so many outputs bring near what comes next.
 constexpr int kAheadOutputs = 48;
 
-constexpr int kLoneLanes = kLoneFilters * kLoneChannels;
+constexpr int kExtraLanes = kExtraFilters * kExtraChannels;
+
+// Copies what kExtra outputs, one or four, read of so many channels; bit i of `reads`: output i
+// does.
+template <class V, int kExtra, class T>
+L1SPARSE_INLINE void copy_extra(const T* from, std::int64_t channel_pitch, std::int64_t channels,
+                                std::uint64_t reads, float* to) {
+  if constexpr (kExtra == 4) {
+    float outputs[kExtraLanes];
+    V::store(outputs, V::load_columns(from, channel_pitch, static_cast<int>(channels),
+                                      static_cast<std::uint32_t>(reads)));
+    for (int k = 0; k < kExtra; ++k) {
+      V::store(to + k * kExtraLanes, V::repeat(outputs + k * kExtraChannels, kExtraChannels));
+    }
+  } else {
+    for (int c = 0; c < kExtraChannels; ++c) {
+      const float x = (reads & 1) != 0 && c < channels ? to_float(from[c * channel_pitch]) : 0.0f;
+      for (int f = 0; f < kExtraFilters; ++f) to[f * kExtraChannels + c] = x;
+    }
+  }
+}
 
 // Copies what the tile reads at the columns [begin, end) to job.panel; channels that a last group
 // lacks become 0.
-template <class V, int kVectors, bool kLone, class T>
+template <class V, int kVectors, int kExtra, class T>
 __attribute__((noinline)) void copy_to_panel(const ColumnsJob& job, std::int64_t begin,
-                                             std::int64_t end, float* lone) {
+                                             std::int64_t end, float* extra) {
   constexpr int kOutputs = kVectors * V::kLanes;
   constexpr std::uint64_t kAll = ~std::uint64_t{0} >> (64 - kOutputs);
   const std::int64_t channel_pitch = job.channel_pitch;
@@ -74,13 +94,10 @@ __attribute__((noinline)) void copy_to_panel(const ColumnsJob& job, std::int64_t
     }
     for (std::int64_t i = channels * kOutputs; i < job.group_channels * kOutputs; ++i) to[i] = 0.0f;
     to += job.group_channels * kOutputs;
-    if constexpr (kLone) {
-      const bool reads = job.inside == nullptr || (job.inside[this_tap] >> kOutputs & 1) != 0;
-      for (int c = 0; c < kLoneChannels; ++c) {
-        const float x = reads && c < channels ? to_float(from[c * channel_pitch + kOutputs]) : 0.0f;
-        for (int f = 0; f < kLoneFilters; ++f) lone[f * kLoneChannels + c] = x;
-      }
-      lone += kLoneLanes;
+    if constexpr (kExtra > 0) {
+      const std::uint64_t reads = job.inside == nullptr ? 15 : job.inside[this_tap] >> kOutputs;
+      copy_extra<V, kExtra>(from + kOutputs, channel_pitch, channels, reads, extra);
+      extra += kExtra * kExtraLanes;
     }
   }
 }
@@ -107,12 +124,45 @@ L1SPARSE_INLINE void add_shared(const float* activation, std::int64_t channel_pi
   }
 }
 
+// Adds products[k], of the filters and channels, to the sums of output k; the rest as below.
+template <class V, int kFilters, int kExtra, bool kEnds>
+L1SPARSE_INLINE void add_extra(const ColumnsJob& job, const typename V::Reg (&products)[kExtra],
+                               const float* start, float* sums, const float* residual) {
+  float of_filter[kExtraLanes];
+  if constexpr (kExtra == 4) {
+    V::store(of_filter, V::sums_of_fours(products));
+    for (int f = 0; f < kFilters; ++f) {
+      const std::int64_t at = f * job.sums_pitch;
+      typename V::Reg sum =
+          start != nullptr ? V::broadcast(start[f]) : V::load_partial(sums + at, kExtra);
+      sum = V::add(sum, V::load_partial(of_filter + f * kExtra, kExtra));
+      if constexpr (kEnds) {
+        if (residual != nullptr) sum = V::add(sum, V::load_partial(residual + at, kExtra));
+        sum = V::min(V::broadcast(job.high), V::max(V::broadcast(job.low), sum));
+      }
+      V::store_partial(sums + at, sum, kExtra);
+    }
+  } else {
+    V::store(of_filter, products[0]);
+    for (int f = 0; f < kFilters; ++f) {
+      const float* const p = of_filter + f * kExtraChannels;
+      const std::int64_t at = f * job.sums_pitch;
+      float sum = (start != nullptr ? start[f] : sums[at]) + ((p[0] + p[1]) + (p[2] + p[3]));
+      if constexpr (kEnds) {
+        if (residual != nullptr) sum += residual[at];
+        sum = sum < job.low ? job.low : sum > job.high ? job.high : sum;
+      }
+      sums[at] = sum;
+    }
+  }
+}
+
 // Adds the products of the entries begin .. end - 1 of a group to the sums of kFilters of its
 // filters, of which `weight` is the first; with `start`, sums start from that instead. kEnds: then
 // the residual is added, if there is one, and sums are brought into their bounds. kChannels:
 // channels of a group; 0: job.group_channels. Sums are of the type Sum, float unless they start and
 // end here. kAhead: brings near what comes next, which takes registers.
-template <class V, int kVectors, int kFilters, int kChannels, bool kLone, bool kAhead, bool kEnds,
+template <class V, int kVectors, int kFilters, int kChannels, int kExtra, bool kAhead, bool kEnds,
           class Sum>
 L1SPARSE_INLINE void add_filters(const ColumnsJob& job, const Panel& panel, std::uint32_t begin,
                                  std::uint32_t end, const float* weight, const float* start,
@@ -133,7 +183,9 @@ L1SPARSE_INLINE void add_filters(const ColumnsJob& job, const Panel& panel, std:
       }
     }
   }
-  [[maybe_unused]] typename V::Reg lone_products = V::zero();
+  [[maybe_unused]] typename V::Reg products[kExtra > 0 ? kExtra : 1];
+#pragma GCC unroll 4
+  for (int k = 0; k < kExtra; ++k) products[k] = V::zero();
   const float* const activations = panel.activations - panel.first * column_pitch;
   const std::uint32_t* const last = job.columns_kept + end;
   for (const std::uint32_t* entry = job.columns_kept + begin; entry != last; ++entry) {
@@ -148,25 +200,20 @@ L1SPARSE_INLINE void add_filters(const ColumnsJob& job, const Panel& panel, std:
                                              acc);
       }
     }
-    if constexpr (kLone) {
-      const float* const lone = panel.lone + (*entry - panel.first) * kLoneLanes;
-      lone_products = V::fma(V::load(lone), V::load(weight), lone_products);
+    if constexpr (kExtra > 0) {
+      const float* const extra = panel.extra + (*entry - panel.first) * (kExtra * kExtraLanes);
+      const typename V::Reg w = V::load(weight);
+#pragma GCC unroll 4
+      for (int k = 0; k < kExtra; ++k) {
+        products[k] = V::fma(V::load(extra + k * kExtraLanes), w, products[k]);
+      }
     }
     weight += group_size;
   }
-  if constexpr (kLone) {
-    float products[kLoneLanes];
-    V::store(products, lone_products);
-    for (int f = 0; f < kFilters; ++f) {
-      const float* const p = products + f * kLoneChannels;
-      const std::int64_t at = f * sums_pitch + kVectors * V::kLanes;
-      float sum = (start != nullptr ? start[f] : sums[at]) + ((p[0] + p[1]) + (p[2] + p[3]));
-      if constexpr (kEnds) {
-        if (residual != nullptr) sum += residual[at];
-        sum = sum < job.low ? job.low : sum > job.high ? job.high : sum;
-      }
-      sums[at] = sum;
-    }
+  if constexpr (kExtra > 0) {
+    add_extra<V, kFilters, kExtra, kEnds>(
+        job, products, start, sums + kVectors * V::kLanes,
+        residual == nullptr ? nullptr : residual + kVectors * V::kLanes);
   }
   if constexpr (kEnds) {
     const typename V::Reg low = V::broadcast(job.low), high = V::broadcast(job.high);
@@ -205,7 +252,7 @@ L1SPARSE_INLINE void add_filters(const ColumnsJob& job, const Panel& panel, std:
 
 // The products of one block, whose rows begin at `rows`, for all filters; groups have a multiple of
 // kFilters. kAhead, kEnds, Sum: as for add_filters.
-template <class V, int kVectors, int kFilters, int kChannels, bool kLone, bool kAhead, bool kEnds,
+template <class V, int kVectors, int kFilters, int kChannels, int kExtra, bool kAhead, bool kEnds,
           class Sum>
 __attribute__((noinline)) void add_block(const ColumnsJob& shared, const Panel panel,
                                          const std::uint32_t* rows, const bool first_block,
@@ -254,7 +301,7 @@ __attribute__((noinline)) void add_block(const ColumnsJob& shared, const Panel p
         const std::int64_t i = first + filter + f;
         start[f] = i < job.end_filter ? bias_of(job, i) : 0.0f;
       }
-      add_filters<V, kVectors, kFilters, kChannels, kLone, kAhead, kEnds>(
+      add_filters<V, kVectors, kFilters, kChannels, kExtra, kAhead, kEnds>(
           job, panel, row[0], row[1], weight + filter * job.group_channels,
           first_block ? start : nullptr, sums + filter * job.sums_pitch,
           residual == nullptr ? nullptr : residual + filter * job.sums_pitch, ahead);
@@ -277,43 +324,43 @@ L1SPARSE_INLINE bool reads_in_place(const ColumnsJob& job) {
 // The one for the job's groups.
 using AddBlock = void (*)(const ColumnsJob&, const Panel, const std::uint32_t*, bool, BlockAhead&);
 
-template <class V, int kVectors, int kFilters, bool kLone, bool kEnds, class Sum>
+template <class V, int kVectors, int kFilters, int kExtra, bool kEnds, class Sum>
 AddBlock add_block_for(const ColumnsJob& job) {
   constexpr int kChannels = kFilters == 1 ? kOneByOneLoop : kOwnLoop;
   constexpr bool kCanAhead = kVectors * V::kLanes >= kAheadOutputs;
-  if constexpr (!kLone && kChannels != 0) {
+  if constexpr (kExtra == 0 && kChannels != 0) {
     if constexpr (kFilters == 1) {
       if (job.group_channels == 2 * kChannels) {
-        return &add_block<V, kVectors, kFilters, 2 * kChannels, kLone, false, kEnds, Sum>;
+        return &add_block<V, kVectors, kFilters, 2 * kChannels, kExtra, false, kEnds, Sum>;
       }
     }
     if (job.group_channels != kChannels) {
-      return &add_block<V, kVectors, kFilters, 0, kLone, false, kEnds, Sum>;
+      return &add_block<V, kVectors, kFilters, 0, kExtra, false, kEnds, Sum>;
     }
   }
   if (kCanAhead && job.prefetches) {
-    return &add_block<V, kVectors, kFilters, kChannels, kLone, kCanAhead, kEnds, Sum>;
+    return &add_block<V, kVectors, kFilters, kChannels, kExtra, kCanAhead, kEnds, Sum>;
   }
-  return &add_block<V, kVectors, kFilters, kChannels, kLone, false, kEnds, Sum>;
+  return &add_block<V, kVectors, kFilters, kChannels, kExtra, false, kEnds, Sum>;
 }
 
-// Sums up all columns of a tile; the sums of kFilters filters stay in registers. kLone: with one
-// output beyond the vectors, for groups whose filters and channels fill a vector's lanes.
-template <class V, int kVectors, int kFilters, bool kLone, class T>
+// Sums up all columns of a tile; the sums of kFilters filters stay in registers. kExtra: so many
+// outputs beyond the vectors, for groups whose filters and channels fill a vector's lanes.
+template <class V, int kVectors, int kFilters, int kExtra, class T>
 void accumulate_filters(ColumnsJob& job) {
   constexpr int kOutputs = kVectors * V::kLanes;
-  static_assert(!kLone || (kFilters == kLoneFilters && V::kLanes == kLoneLanes));
-  const bool in_place = !kLone && std::is_same_v<T, float> && reads_in_place<kOutputs>(job);
-  const auto add = add_block_for<V, kVectors, kFilters, kLone, false, float>(job);
+  static_assert(kExtra == 0 || (kFilters == kExtraFilters && V::kLanes == kExtraLanes));
+  const bool in_place = kExtra == 0 && std::is_same_v<T, float> && reads_in_place<kOutputs>(job);
+  const auto add = add_block_for<V, kVectors, kFilters, kExtra, false, float>(job);
   auto add_last = add;
   if constexpr (kEndsByFilter) {
-    if (job.ends) add_last = add_block_for<V, kVectors, kFilters, kLone, true, float>(job);
+    if (job.ends) add_last = add_block_for<V, kVectors, kFilters, kExtra, true, float>(job);
   }
   if constexpr (kEndsByFilter && kFilters == 1) {
     if (job.ends && job.sum_type == DType::bfloat16) {
-      add_last = add_block_for<V, kVectors, kFilters, kLone, true, BFloat16>(job);
+      add_last = add_block_for<V, kVectors, kFilters, kExtra, true, BFloat16>(job);
     } else if (job.ends && job.sum_type == DType::float16) {
-      add_last = add_block_for<V, kVectors, kFilters, kLone, true, Float16>(job);
+      add_last = add_block_for<V, kVectors, kFilters, kExtra, true, Float16>(job);
     }
   }
   const std::uint32_t* rows = job.row_offsets;
@@ -323,9 +370,9 @@ void accumulate_filters(ColumnsJob& job) {
         column + job.block_columns < job.columns ? column + job.block_columns : job.columns;
     Panel panel{static_cast<const float*>(job.tile), 0, job.channel_pitch, nullptr};
     if (!in_place) {
-      float* const lone = job.panel + (end - column) * job.group_channels * kOutputs;
-      copy_to_panel<V, kVectors, kLone, T>(job, column, end, lone);
-      panel = {job.panel, column, kOutputs, lone};
+      float* const extra = job.panel + (end - column) * job.group_channels * kOutputs;
+      copy_to_panel<V, kVectors, kExtra, T>(job, column, end, extra);
+      panel = {job.panel, column, kOutputs, extra};
     }
     BlockAhead ahead(job, end, kOutputs, sizeof(T));
     (end == job.columns ? add_last : add)(job, panel, rows, column == 0, ahead);
@@ -343,19 +390,26 @@ void accumulate_filters(ColumnsJob& job) {
 // or without, and registers hold the sums of kFilters filters. Code that is to be small reads
 // float32 alone: planes are that.
 #define L1SPARSE_FILTER_BY_FILTER_TILE(V, kVectors, kFilters, cost) \
-  L1SPARSE_FILTERS_TILE_OF(V, kVectors, kFilters, false, cost)
+  L1SPARSE_FILTERS_TILE_OF(V, kVectors, kFilters, 0, cost)
 #define L1SPARSE_FILTER_BY_FILTER_WHOLE(V, kVectors, cost) \
-  L1SPARSE_FILTERS_TILE_OF(V, kVectors, kLoneFilters, true, cost)
+  L1SPARSE_FILTERS_TILE_OF(V, kVectors, kExtraFilters, 1, cost)
 #ifdef __OPTIMIZE_SIZE__
 #define L1SPARSE_FILTERS_16_BIT(...) nullptr
 #else
 #define L1SPARSE_FILTERS_16_BIT(...) &accumulate_filters<__VA_ARGS__>
 #endif
-#define L1SPARSE_FILTERS_TILE_OF(V, kVectors, kFilters, kLone, cost)       \
-  {                                                                        \
-    kVectors *V::kLanes + (kLone ? 1 : 0), cost, {                         \
-      &accumulate_filters<V, kVectors, kFilters, kLone, float>,            \
-          L1SPARSE_FILTERS_16_BIT(V, kVectors, kFilters, kLone, BFloat16), \
-          L1SPARSE_FILTERS_16_BIT(V, kVectors, kFilters, kLone, Float16)   \
-    }                                                                      \
+#define L1SPARSE_FILTERS_TILE_OF(V, kVectors, kFilters, kExtra, cost)       \
+  {                                                                         \
+    kVectors *V::kLanes + kExtra, cost, {                                   \
+      &accumulate_filters<V, kVectors, kFilters, kExtra, float>,            \
+          L1SPARSE_FILTERS_16_BIT(V, kVectors, kFilters, kExtra, BFloat16), \
+          L1SPARSE_FILTERS_16_BIT(V, kVectors, kFilters, kExtra, Float16)   \
+    }                                                                       \
+  }
+// The last tile of a map, with four more outputs, for float32.
+#define L1SPARSE_FILTER_BY_FILTER_LAST(V, kVectors, cost)                         \
+  {                                                                               \
+    kVectors *V::kLanes + 4, cost, {                                              \
+      &accumulate_filters<V, kVectors, kExtraFilters, 4, float>, nullptr, nullptr \
+    }                                                                             \
   }

@@ -175,9 +175,9 @@ constexpr std::int64_t kMostExtraLanes = 16;
 // of them.
 constexpr std::int64_t kSharingFilters = 4;
 
-// Under `filters`, a tile with a lone output is for groups of these channels and of a multiple of
-// these filters, whose products fill a vector's lanes.
-constexpr int kLoneFilters = 4, kLoneChannels = 4;
+// Under `filters`, a tile with outputs beyond its vectors is for groups of these channels and of a
+// multiple of these filters, whose products fill a vector's lanes.
+constexpr int kExtraFilters = 4, kExtraChannels = 4;
 
 // Whether under `filters` what follows the sums is done with the last products; in code that is to
 // be small, in a step of its own.

@@ -252,7 +252,7 @@ const PixelTile* last_tile_of(const Conv2dProblem& problem, const PixelTiles& ti
   if (problem.pool.kernel_h != 0) return nullptr;
   const PackedView& weight = problem.weight;
   if (weight.strategy == Strategy::filters &&
-      (weight.grid.filters % kLoneFilters != 0 || weight.grid.channels != kLoneChannels)) {
+      (weight.grid.filters % kExtraFilters != 0 || weight.grid.channels != kExtraChannels)) {
     return nullptr;
   }
   if (tiles.whole != nullptr && outputs == tiles.whole->outputs) return tiles.whole;
