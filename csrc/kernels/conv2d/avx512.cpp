@@ -46,6 +46,9 @@ constexpr PixelTile kFilterByFilterTiles[] = {L1SPARSE_FILTER_BY_FILTER_TILE(F32
                                               L1SPARSE_FILTER_BY_FILTER_TILE(F32x8, 1, 4, 300)};
 constexpr PixelTile kFilterByFilterWhole = L1SPARSE_FILTER_BY_FILTER_WHOLE(F32x16, 3, 640);
 constexpr PixelTile kFilterByFilterLast = L1SPARSE_FILTER_BY_FILTER_LAST(F32x16, 3, 660);
+// What they read has to fit the panel, which is planned for the widest tile.
+static_assert(48 * kExtraChannels + 4 * kExtraLanes <=
+              kFilterByFilterTiles[0].outputs * kExtraChannels);
 constexpr PixelTile kOneByOneTiles[] = {L1SPARSE_FILTER_BY_FILTER_TILE(F32x16, 4, 1, 800),
                                         L1SPARSE_FILTER_BY_FILTER_TILE(F32x16, 2, 1, 450),
                                         L1SPARSE_FILTER_BY_FILTER_TILE(F32x16, 1, 1, 300),
