@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -82,11 +81,11 @@ def rotating(calls: list[Call]) -> Call:
     return lambda: next(turns)()
 
 
-def sparse_conv2d(input: Tensor, packed: Tensor, layer: Layer) -> Tensor:
-    """The operator itself, without the Python around it, as a compiled network would call it."""
+def sparse_conv2d(input: Tensor, packed: Tensor, layer: Layer) -> Call:
+    """A call of the operator itself, without the Python around it, as a compiled network's."""
     stride, padding = [layer.stride] * 2, [layer.padding] * 2
     operator = torch.ops.l1sparse.sparse_conv2d.default
-    return cast(Tensor, operator(input, packed, layer.weight_shape, None, stride, padding))
+    return partial(operator, input, packed, layer.weight_shape, None, stride, padding)
 
 
 def last_isa() -> str:
@@ -110,7 +109,7 @@ def _prepacked(layer: Layer, input: Tensor, weight: Tensor, layout: str) -> Call
 
 
 def _ours(layer: Layer, input: Tensor, packed: Tensor, layout: str) -> Call:
-    return partial(sparse_conv2d, _copy(input, layout), packed.clone(), layer)
+    return sparse_conv2d(_copy(input, layout), packed.clone(), layer)
 
 
 def _copy(tensor: Tensor, layout: str) -> Tensor:

@@ -395,7 +395,7 @@ def _check_dtype(parser: Parser, name: str) -> None:
     input, weight = torch.ones(1, 8, 4, 4, dtype=dtype), torch.ones(8, 8, 1, 1, dtype=dtype)
     try:
         with torch.inference_mode():
-            candidates.sparse_conv2d(input, pack(weight), Layer(8, 8, 4, 1))
+            candidates.sparse_conv2d(input, pack(weight), Layer(8, 8, 4, 1))()
     except RuntimeError as error:
         parser.error(f"--dtype {name}: {_first_line(error)}")
 

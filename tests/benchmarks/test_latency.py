@@ -240,12 +240,13 @@ def test_a_strategy_that_refuses_a_layer_is_shown_as_such(
 ) -> None:
     right = candidates.sparse_conv2d
 
-    def refuse(input: torch.Tensor, packed: torch.Tensor, layer: Layer) -> torch.Tensor:
-        if layer.kernel == 1:
-            raise RuntimeError("strategy: 'channels' does not do this")
-        return right(input, packed, layer)
+    def refuse() -> torch.Tensor:
+        raise RuntimeError("strategy: 'channels' does not do this")
 
-    monkeypatch.setattr(candidates, "sparse_conv2d", refuse)
+    def refuse_1x1(input: torch.Tensor, packed: torch.Tensor, layer: Layer) -> candidates.Call:
+        return refuse if layer.kernel == 1 else right(input, packed, layer)
+
+    monkeypatch.setattr(candidates, "sparse_conv2d", refuse_1x1)
     record = record_of("--sparsity", "0.5", "--strategy", "channels")
     refused = record["rows"][1]
     assert refused["ours_ms"] is refused["speedup"] is refused["strategy"] is None
@@ -341,15 +342,23 @@ def test_damaged_files_end_with_one_line(
 # ---- outputs ----------------------------------------------------------------------------------
 
 
-def wrong_by(amount: float) -> Callable[..., torch.Tensor]:
+def then(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., candidates.Call]:
+    """`sparse_conv2d`, but for a change to what its calls give."""
     right = candidates.sparse_conv2d
 
-    def compute(input: torch.Tensor, *arguments: Any) -> torch.Tensor:
-        output = right(input, *arguments)
+    def make(*arguments: Any) -> candidates.Call:
+        call = right(*arguments)
+        return lambda: change(call())
+
+    return make
+
+
+def wrong_by(amount: float) -> Callable[..., candidates.Call]:
+    def change(output: torch.Tensor) -> torch.Tensor:
         output[..., -1, -1] += amount
         return output
 
-    return compute
+    return then(change)
 
 
 @pytest.mark.parametrize("amount", [1e-3, float("nan")])
@@ -367,8 +376,7 @@ def test_a_wrong_output_stops_the_benchmark(
 def test_an_output_in_another_layout_stops_the_benchmark(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    right = candidates.sparse_conv2d
-    monkeypatch.setattr(candidates, "sparse_conv2d", lambda *a: right(*a).contiguous())
+    monkeypatch.setattr(candidates, "sparse_conv2d", then(torch.Tensor.contiguous))
     assert run() == 1
     assert "ours channels_last is in another layout" in capsys.readouterr().err
 

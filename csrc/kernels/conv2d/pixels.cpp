@@ -330,7 +330,7 @@ void run_filters(const Filters& filters, const Outputs& outputs, ItemWork& work)
                                                       (at - start - before) * sum_bytes;
       job.streams =
           in_output && plan.streams && streams_by_filter(problem.weight) && aligned(finish.output);
-      job.sums_are_far = in_output && plan.far_outputs && !job.streams;
+      job.sums_are_far = in_output && plan.far_sums && !job.streams;
       job.output = nullptr;
       if (in_output ? plan.next_outputs_ahead : plan.outputs_ahead) {
         const std::int64_t bytes = size_of(problem.dtype), next = in_output ? count : 0;

@@ -23,13 +23,14 @@ constexpr std::int64_t kStretchOutputs = 96;
 // Bytes of a strip, about: a quarter of such a cache.
 constexpr std::int64_t kPooledBytes = 256 * 1024;
 // Outputs of so many bytes, half of a second-level cache, are not in the caches when they are
-// written. With several taps there is the time to bring this tile's there before the last step;
-// where sums start in them, the next filters' are asked for just before.
+// written. With several taps there is the time to bring this tile's there before the last step.
 constexpr std::int64_t kFarOutputBytes = 512 * 1024;
-// Where sums are the output and an image's have so many bytes, or those of all images, the next
-// tile's are asked for meanwhile; less is near enough.
-constexpr std::int64_t kFarSumBytes = 1024 * 1024;
-constexpr std::int64_t kAllFarSumBytes = 4 * 1024 * 1024;
+// Where sums are the output and an image's have so many bytes, the next filters' are asked for just
+// before sums start in them: a new output is seldom where the last call's was.
+constexpr std::int64_t kFarSumBytes = 384 * 1024;
+// If they have so many bytes, or those of all images, the next tile's are asked for meanwhile.
+constexpr std::int64_t kFarTileBytes = 768 * 1024;
+constexpr std::int64_t kAllFarTileBytes = 4 * 1024 * 1024;
 // Inputs of so many bytes, of all images, come from main memory.
 constexpr std::int64_t kMainMemoryBytes = 8 * 1024 * 1024;
 // Under `filters`, the next activations are asked for where an image's inputs have so many bytes,
@@ -301,19 +302,20 @@ Status make_plan(const Conv2dProblem& problem, Isa isa, std::int64_t threads, Pi
                                                shape.out_channels * size_of(problem.dtype));
   const std::int64_t bytes = checked_mul(problem.batch, image_bytes);
   const bool in_rows = !problem.channels_last && problem.pool.kernel_h == 0;
-  plan->far_outputs = in_rows && image_bytes >= kFarOutputBytes;
+  plan->far_sums = in_rows && image_bytes >= kFarSumBytes;
   const std::int64_t input_bytes =
       checked_mul(problem.in_channels,
                   checked_mul(checked_mul(problem.in_h, problem.in_w), size_of(problem.dtype)));
   plan->activations_ahead =
       plan->source == Source::in_place && (!plan->by_filter || input_bytes >= kFarInputBytes);
-  plan->next_outputs_ahead = in_rows && (image_bytes >= kFarSumBytes || bytes >= kAllFarSumBytes);
+  plan->next_outputs_ahead = in_rows && (image_bytes >= kFarTileBytes || bytes >= kAllFarTileBytes);
   plan->far_activations = checked_mul(problem.batch, input_bytes) >= kMainMemoryBytes;
   const std::int64_t streamed =
       streams_by_filter(problem.weight) ? kOnceStreamedBytes : kStreamedBytes;
   plan->streams = in_rows && bytes >= streamed && problem.dtype == DType::float32 &&
                   problem.out_h * problem.out_w % kLineFloats == 0;
-  plan->outputs_ahead = plan->far_outputs && grid.taps > 1 && !plan->streams;
+  plan->outputs_ahead =
+      in_rows && image_bytes >= kFarOutputBytes && grid.taps > 1 && !plan->streams;
 
   plan->unpruned = &tiles == &kernels.unpruned_tiles;
 

@@ -34,7 +34,7 @@ struct PixelsPlan {
   bool shares_filters;
   bool by_filter;           // the strategy `filters`
   bool unpruned;            // with tiles that take every group to be kept
-  bool far_outputs;         // whether outputs are in no near cache when they are first written
+  bool far_sums;            // whether sums in the output are in no near cache when they start
   bool activations_ahead;   // whether the next ones are asked for: planes are near already
   bool far_activations;     // whether they come from main memory
   bool outputs_ahead;       // whether memory for outputs is asked for before they are finished
