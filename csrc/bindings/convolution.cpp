@@ -22,6 +22,12 @@ bool is_channels_last(const Tensor& x) {
 
 std::atomic<const char*> last_conv2d_isa{""};
 
+// Working memory that stays with a thread from call to call, and so in its caches, up to so many
+// bytes for each thread that takes part. Allocated anew, it takes turns with new outputs at several
+// places, more than a second-level cache holds.
+thread_local Scratch kept_scratch;
+constexpr int64_t kKeptBytes = 2 * 1024 * 1024;
+
 // Whether two tensors' first and last elements span the same memory.
 bool overlap(const Tensor& a, const Tensor& b) {
   const auto span = [](const Tensor& tensor) {
@@ -105,7 +111,7 @@ std::vector<int64_t> output_sizes(const l1sparse::Conv2dProblem& problem) {
 
 Tensor run_conv2d(l1sparse::Conv2dProblem& problem, const Tensor& input,
                   const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
-                  Tensor* out, Scratch& workspace) {
+                  Tensor* out) {
   const l1sparse::WeightShape& shape = problem.weight.shape;
   problem.dtype = dtype_of(input);
   problem.input_strides = strides_of(input);
@@ -139,6 +145,8 @@ Tensor run_conv2d(l1sparse::Conv2dProblem& problem, const Tensor& input,
   check(l1sparse::conv2d_workspace(problem, isa, parallel.threads, &workspace_bytes));
   Tensor output =
       out != nullptr ? as_contiguous(*out, format) : empty(out_size, input.scalar_type(), format);
+  Scratch own;
+  Scratch& workspace = workspace_bytes <= kKeptBytes * parallel.threads ? kept_scratch : own;
   workspace.reserve(workspace_bytes);
   tensors.input = input.const_data_ptr();
   tensors.output = output.mutable_data_ptr();
@@ -169,8 +177,7 @@ Tensor sparse_conv2d(const Tensor& input, const Tensor& packed, std::vector<int6
   l1sparse::Conv2dProblem problem = make_problem(
       open_as(packed, weight_shape), {stride, padding, dilation, groups}, sizes_of(input));
   set_activation(activation_name, clamp_min, clamp_max, problem);
-  Scratch workspace;
-  return run_conv2d(problem, input, bias, residual, nullptr, workspace);
+  return run_conv2d(problem, input, bias, residual, nullptr);
 }
 
 namespace {
@@ -178,8 +185,7 @@ namespace {
 void convolve_into(const Tensor& input, const Tensor& packed,
                    const std::vector<int64_t>& weight_shape, const std::optional<Tensor>& bias,
                    const Geometry& geometry, const std::optional<Tensor>& residual,
-                   const std::string& activation, double clamp_min, double clamp_max, Tensor& out,
-                   Scratch& workspace) {
+                   const std::string& activation, double clamp_min, double clamp_max, Tensor& out) {
   check_float("input", input, 4);
   l1sparse::Conv2dProblem problem =
       make_problem(open_as(packed, weight_shape), geometry, sizes_of(input));
@@ -197,7 +203,7 @@ void convolve_into(const Tensor& input, const Tensor& packed,
   if (shares && !(residual->dim() == 4 && same_elements(out, *residual))) {
     fail("out: shares memory with residual, expected the residual itself or a tensor of its own");
   }
-  run_conv2d(problem, input, bias, residual, &out, workspace);
+  run_conv2d(problem, input, bias, residual, &out);
 }
 
 }  // namespace
@@ -209,9 +215,8 @@ void sparse_conv2d_into(const Tensor& input, const Tensor& packed,
                         std::optional<Tensor> residual, StringHandle activation, double clamp_min,
                         double clamp_max, Tensor out) {
   const std::string activation_name = take_string(activation);
-  Scratch workspace;
   convolve_into(input, packed, weight_shape, bias, {stride, padding, dilation, groups}, residual,
-                activation_name, clamp_min, clamp_max, out, workspace);
+                activation_name, clamp_min, clamp_max, out);
 }
 
 void sparse_conv2d_sequence(std::vector<Tensor> read, std::vector<Tensor> written,
@@ -244,7 +249,6 @@ void sparse_conv2d_sequence(std::vector<Tensor> read, std::vector<Tensor> writte
     if (step[column] == -1) return {};
     return tensor_of(column);
   };
-  Scratch workspace;  // the same for all, so that it stays in the caches
   for (int64_t i = 0; i < count; ++i, step += kNumbers, clamp += 2) {
     const int64_t* numbers = step + kWeightShape;
     const auto next = [&numbers](int64_t size) {
@@ -257,7 +261,7 @@ void sparse_conv2d_sequence(std::vector<Tensor> read, std::vector<Tensor> writte
     const auto out = static_cast<size_t>(number_of(kOut, 0, static_cast<int64_t>(written.size())));
     convolve_into(tensor_of(kInput), tensor_of(kPacked), shape, optional_of(kBias),
                   {stride, padding, dilation, groups}, optional_of(kResidual),
-                  kActivations[activation], clamp[0], clamp[1], written[out], workspace);
+                  kActivations[activation], clamp[0], clamp[1], written[out]);
   }
 }
 
@@ -284,8 +288,7 @@ Tensor sparse_conv2d_max_pool(const Tensor& input, const Tensor& packed,
       l1sparse::conv_output_size(problem.out_h, 2 * pool.pad_top, pool.kernel_h, pool.stride_h, 1);
   pool.out_w =
       l1sparse::conv_output_size(problem.out_w, 2 * pool.pad_left, pool.kernel_w, pool.stride_w, 1);
-  Scratch workspace;
-  return run_conv2d(problem, input, bias, {}, nullptr, workspace);
+  return run_conv2d(problem, input, bias, {}, nullptr);
 }
 
 std::string last_isa() { return last_conv2d_isa.load(std::memory_order_relaxed); }

@@ -28,9 +28,9 @@ void set_activation(const std::string& name, double low, double high, Conv2dProb
 std::vector<int64_t> output_sizes(const Conv2dProblem& problem);
 
 // Does the convolution; `problem` has its activation, and all that make_problem sets. Without
-// `out`, which may be the residual, the output is a new tensor. `workspace` is made large enough.
+// `out`, which may be the residual, the output is a new tensor.
 Tensor run_conv2d(Conv2dProblem& problem, const Tensor& input, const std::optional<Tensor>& bias,
-                  const std::optional<Tensor>& residual, Tensor* out, Scratch& workspace);
+                  const std::optional<Tensor>& residual, Tensor* out);
 
 // Remembers which instruction set a kernel says it was compiled for, unless it says nothing.
 void remember_isa(const char* ran);

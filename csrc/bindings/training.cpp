@@ -76,8 +76,7 @@ Tensor values_conv2d(const Tensor& input, const Tensor& values, const Tensor& pa
   l1sparse::Conv2dProblem problem =
       make_problem(view, {stride, padding, dilation, groups}, sizes_of(input));
   set_activation(activation_name, 0.0, 0.0, problem);
-  Scratch workspace;
-  return run_conv2d(problem, input, bias, residual, nullptr, workspace);
+  return run_conv2d(problem, input, bias, residual, nullptr);
 }
 
 Tensor conv2d_input_grad(const Tensor& grad, std::optional<Tensor> values, const Tensor& pattern,

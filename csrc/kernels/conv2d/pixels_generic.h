@@ -112,21 +112,30 @@ L1SPARSE_INLINE void add_channels(const ColumnsJob& job, ColumnWork<T>& work) {
   constexpr std::uint64_t kAll = ~std::uint64_t{0} >> (64 - kOutputs);
   const std::int64_t channel_pitch = job.channel_pitch;
   typename V::Reg x[kChannels][kVectors];
+  // The asm statements hide how `activation` moves on and which lanes these are. Otherwise GCC
+  // makes all channels' addresses and the lanes for every column, also where all are inside.
+  const T* activation = work.activation;
   if ((work.inside & kAll) == kAll) {
 #pragma GCC unroll 8
-    for (int c = 0; c < kChannels; ++c) {
+    for (int c = 0; c < kChannels; ++c, activation += channel_pitch) {
+      asm("" : "+r"(activation));
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) {
-        x[c][v] = V::load(work.activation + c * channel_pitch + v * V::kLanes);
-      }
+      for (int v = 0; v < kVectors; ++v) x[c][v] = V::load(activation + v * V::kLanes);
     }
   } else {
+    std::uint64_t inside = work.inside;
+    asm volatile("" : "+r"(inside));
+    decltype(V::lanes_of_bits(0)) lanes[kVectors];
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
-      const auto lanes = V::lanes_of_bits(static_cast<std::uint32_t>(work.inside >> v * V::kLanes));
+      lanes[v] = V::lanes_of_bits(static_cast<std::uint32_t>(inside >> v * V::kLanes));
+    }
 #pragma GCC unroll 8
-      for (int c = 0; c < kChannels; ++c) {
-        x[c][v] = V::load_lanes(work.activation + c * channel_pitch + v * V::kLanes, lanes);
+    for (int c = 0; c < kChannels; ++c, activation += channel_pitch) {
+      asm("" : "+r"(activation));
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        x[c][v] = V::load_lanes(activation + v * V::kLanes, lanes[v]);
       }
     }
   }
