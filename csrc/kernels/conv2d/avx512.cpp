@@ -19,12 +19,13 @@ constexpr PixelTile kPixelTiles[] = {L1SPARSE_PIXEL_TILE(F32x16, NoExtraOutputs,
                                      L1SPARSE_PIXEL_TILE(F32x16, NoExtraOutputs, 1, 8, 2, 225),
                                      L1SPARSE_PIXEL_TILE(F32x8, NoExtraOutputs, 3, 8, 2, 350),
                                      L1SPARSE_PIXEL_TILE(F32x8, NoExtraOutputs, 1, 8, 2, 160)};
-constexpr PixelTile kOneFilterTiles[] = {
-    L1SPARSE_ONE_FILTER_TILE(F32x16, NoExtraOutputs, 3, 8, 2, 600),
-    L1SPARSE_ONE_FILTER_TILE(F32x16, NoExtraOutputs, 2, 8, 2, 412),
-    L1SPARSE_ONE_FILTER_TILE(F32x16, NoExtraOutputs, 1, 8, 2, 225),
-    L1SPARSE_ONE_FILTER_TILE(F32x8, NoExtraOutputs, 3, 8, 2, 350),
-    L1SPARSE_ONE_FILTER_TILE(F32x8, NoExtraOutputs, 1, 8, 2, 160)};
+#define L1SPARSE_ONE_FILTER_TILES(kFloatChains)                                     \
+  L1SPARSE_ONE_FILTER_TILE(F32x16, NoExtraOutputs, 3, 8, 2, kFloatChains, 600),     \
+      L1SPARSE_ONE_FILTER_TILE(F32x16, NoExtraOutputs, 2, 8, 2, kFloatChains, 412), \
+      L1SPARSE_ONE_FILTER_TILE(F32x16, NoExtraOutputs, 1, 8, 2, kFloatChains, 225), \
+      L1SPARSE_ONE_FILTER_TILE(F32x8, NoExtraOutputs, 3, 8, 2, kFloatChains, 350),  \
+      L1SPARSE_ONE_FILTER_TILE(F32x8, NoExtraOutputs, 1, 8, 2, kFloatChains, 160)
+constexpr PixelTile kOneFilterTiles[] = {L1SPARSE_ONE_FILTER_TILES(1)};
 constexpr PixelTile kNarrowTiles[] = {L1SPARSE_PIXEL_TILE(F32x16, NoExtraOutputs, 4, 4, 1, 800),
                                       L1SPARSE_PIXEL_TILE(F32x16, NoExtraOutputs, 3, 4, 1, 610),
                                       L1SPARSE_PIXEL_TILE(F32x16, NoExtraOutputs, 2, 4, 1, 430),
@@ -33,11 +34,11 @@ constexpr PixelTile kNarrowTiles[] = {L1SPARSE_PIXEL_TILE(F32x16, NoExtraOutputs
                                       L1SPARSE_PIXEL_TILE(F32x8, NoExtraOutputs, 1, 4, 1, 180)};
 constexpr PixelTile kPixelWhole = L1SPARSE_PIXEL_TILE(F32x16, LoneOutput<F32x8>, 3, 8, 2, 630);
 constexpr PixelTile kOneFilterWhole =
-    L1SPARSE_ONE_FILTER_TILE(F32x16, LoneOutput<F32x8>, 3, 8, 2, 630);
+    L1SPARSE_ONE_FILTER_TILE(F32x16, LoneOutput<F32x8>, 3, 8, 2, 2, 630);
 constexpr PixelTile kNarrowWhole = L1SPARSE_PIXEL_TILE(F32x16, LoneOutput<F32x8>, 3, 4, 1, 640);
 constexpr PixelTile kPixelLast = L1SPARSE_LAST_TILE(F32x16, FourOutputs<F32x16>, 3, 8, 2, 0, 640);
 constexpr PixelTile kOneFilterLast =
-    L1SPARSE_LAST_TILE(F32x16, FourOutputs<F32x16>, 3, 8, 2, 1, 640);
+    L1SPARSE_LAST_TILE(F32x16, FourOutputs<F32x16>, 3, 8, 1, 1, 640);
 constexpr PixelTile kNarrowLast = L1SPARSE_LAST_TILE(F32x16, FourOutputs<F32x16>, 3, 4, 1, 0, 660);
 constexpr PixelTile kFilterByFilterTiles[] = {L1SPARSE_FILTER_BY_FILTER_TILE(F32x16, 4, 4, 800),
                                               L1SPARSE_FILTER_BY_FILTER_TILE(F32x16, 3, 4, 610),
@@ -56,6 +57,9 @@ constexpr PixelTile kOneByOneTiles[] = {L1SPARSE_FILTER_BY_FILTER_TILE(F32x16, 4
 constexpr PixelTile kUnprunedTiles[] = {
     L1SPARSE_UNPRUNED_TILE(F32x16, 4, 4, 800), L1SPARSE_UNPRUNED_TILE(F32x16, 2, 8, 430),
     L1SPARSE_UNPRUNED_TILE(F32x16, 1, 8, 250), L1SPARSE_UNPRUNED_TILE(F32x8, 1, 8, 180)};
+L1SPARSE_PAIRS(constexpr PixelTile kTwoSumsTiles[] = {L1SPARSE_ONE_FILTER_TILES(2)};
+               constexpr PixelTile kTwoSumsLast = L1SPARSE_LAST_TILE(F32x16, FourOutputs<F32x16>, 3,
+                                                                     8, 2, 1, 640);)
 }  // namespace
 
 const Conv2dKernels conv2d_avx512 = L1SPARSE_CONV2D_KERNELS(
@@ -66,4 +70,7 @@ const Conv2dKernels conv2d_avx512 = L1SPARSE_CONV2D_KERNELS(
     L1SPARSE_PIXEL_TILES(kFilterByFilterTiles, &kFilterByFilterWhole, &kFilterByFilterLast),
     L1SPARSE_PIXEL_TILES(kOneByOneTiles, nullptr, nullptr),
     L1SPARSE_PIXEL_TILES(kUnprunedTiles, nullptr, nullptr), true, true, true);
+L1SPARSE_PAIRS(const PixelTiles conv2d_two_sums_avx512 = L1SPARSE_PIXEL_TILES(kTwoSumsTiles,
+                                                                              &kOneFilterWhole,
+                                                                              &kOneFilterLast);)
 }  // namespace l1sparse

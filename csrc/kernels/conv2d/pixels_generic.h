@@ -439,12 +439,13 @@ void accumulate_unpruned(ColumnsJob& shared) {
   L1SPARSE_TILE_OF(V, Extra, kVectors, cost,                                 \
                    KeepActivations<V, Extra, kVectors, kMaxChannels, kChains>)
 // For groups of one filter; float32, for which it pays, goes without the loop over a group's
-// filters.
-#define L1SPARSE_ONE_FILTER_TILE(V, Extra, kVectors, kMaxChannels, kChains, cost)                  \
+// filters and has kFloatChains sums of every output.
+#define L1SPARSE_ONE_FILTER_TILE(V, Extra, kVectors, kMaxChannels, kChains, kFloatChains, cost)    \
   {                                                                                                \
     kVectors *V::kLanes + Extra::kOutputs, cost, {                                                 \
       &accumulate_columns<V, Extra, kVectors,                                                      \
-                          KeepActivations<V, Extra, kVectors, kMaxChannels, kChains, 1>, float>,   \
+                          KeepActivations<V, Extra, kVectors, kMaxChannels, kFloatChains, 1>,      \
+                          float>,                                                                  \
           &accumulate_columns<V, Extra, kVectors,                                                  \
                               KeepActivations<V, Extra, kVectors, kMaxChannels, kChains>,          \
                               BFloat16>,                                                           \

@@ -225,7 +225,7 @@ const PixelTiles& tiles_for(const Conv2dProblem& problem, Isa isa) {
   const Conv2dKernels& kernels = kernels_for(isa);
   if (problem.dtype == DType::float32 && is_unpruned(weight)) return kernels.unpruned_tiles;
   return weight.grid.channels <= 4  ? kernels.narrow_tiles
-         : weight.grid.filters == 1 ? kernels.one_filter_tiles
+         : weight.grid.filters == 1 ? one_filter_tiles_for(isa)
                                     : kernels.pixel_tiles;
 }
 

@@ -17,6 +17,11 @@ const PixelTiles* pair_tiles_for([[maybe_unused]] Isa isa) {
   return nullptr;
 }
 
+const PixelTiles& one_filter_tiles_for(Isa isa) {
+  L1SPARSE_PAIRS(if (isa == Isa::avx512_bf16) return conv2d_two_sums_avx512;)
+  return kernels_for(isa).one_filter_tiles;
+}
+
 PanelAxis plan_axis(std::int64_t outputs, std::int64_t stride, std::int64_t kernel,
                     std::int64_t dilation, AxisRun* runs, std::int64_t* tap_start) {
   // In units of one phase: tap k of output t reads element t + k * dilation / stride.

@@ -36,6 +36,9 @@ const Conv2dKernels& kernels_for(Isa isa);
 // Tiles that multiply pairs of bfloat16 numbers, or null where the instruction set has none.
 const PixelTiles* pair_tiles_for(Isa isa);
 
+// Tiles for groups of one filter and more than four channels.
+const PixelTiles& one_filter_tiles_for(Isa isa);
+
 // Maps the input coordinates that `outputs` neighbouring outputs read to panel coordinates. Writes
 // at most `kernel` runs, and each tap's panel coordinate for the first output.
 PanelAxis plan_axis(std::int64_t outputs, std::int64_t stride, std::int64_t kernel,
