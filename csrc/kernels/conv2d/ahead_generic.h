@@ -27,7 +27,17 @@ struct Stretches {
   std::int64_t pitch;  // bytes
   std::int64_t left;
 
-  void advance() {
+  // Asks for the next one, of so many bytes; kFar: it is brought to the second-level cache.
+  template <bool kFar>
+  L1SPARSE_INLINE void ask(int bytes) {
+#pragma GCC unroll 8
+    for (int byte = 0; byte < bytes; byte += kCacheLine) {
+      if constexpr (kFar) {
+        prefetch_to_second_level(next, byte);
+      } else {
+        prefetch(next, byte);
+      }
+    }
     next = moved(next, pitch);
     --left;
   }
@@ -44,25 +54,15 @@ struct Ahead {
   // bytes: of a tile's activations of one channel, and of its outputs of one filter.
   L1SPARSE_INLINE void step(int bytes) {
     if (activations.left != 0) ask_for_activations(bytes);
-    if (outputs.left != 0) {
-#pragma GCC unroll 8
-      for (int byte = 0; byte < bytes; byte += kCacheLine) {
-        prefetch_to_second_level(outputs.next, byte);
-      }
-      outputs.advance();
-    }
+    if (outputs.left != 0) outputs.ask<true>(bytes);
   }
 
   L1SPARSE_INLINE void ask_for_activations(int bytes) {
-#pragma GCC unroll 8
-    for (int byte = 0; byte < bytes; byte += kCacheLine) {
-      if (far) {
-        prefetch_to_second_level(activations.next, byte);
-      } else {
-        prefetch(activations.next, byte);
-      }
+    if (far) {
+      activations.ask<true>(bytes);
+    } else {
+      activations.ask<false>(bytes);
     }
-    activations.advance();
   }
 };
 
@@ -110,6 +110,10 @@ class AheadByColumn {
 
   // Evenly over the tile's columns.
   L1SPARSE_INLINE void begin_outputs(const ColumnsJob& job) {
+    // Activations come first, so there may be too few filters for outputs at every column.
+    while (ahead_.outputs.left > filters_a_column_) {
+      ahead_.outputs.ask<true>(outputs_ * element_bytes_);
+    }
     ahead_.outputs.left += filters_a_column_;
     due_ += filters_ - filters_a_column_ * job.columns;
     if (due_ < job.columns) return;

@@ -48,8 +48,9 @@ L1SPARSE_INLINE void add_to_sums(const ColumnsJob& job, ColumnWork<T>& work,
   const std::int64_t sums_pitch = job.sums_pitch, group_pitch = group_filters * sums_pitch;
   float* const sums_of_zero = job.sums - job.first_filter_group * group_pitch;
   const float* weight = work.weight;
-  [[maybe_unused]] Ahead ahead = *work.ahead;  // a copy that no store can change, as for the job
-  const auto add_to_group = [&](std::uint32_t group, auto asks) __attribute__((always_inline)) {
+  // `ask` is called with every filter.
+  const auto add_to_group = [&](std::uint32_t group,
+                                const auto& ask) __attribute__((always_inline)) {
     float* sums = sums_of_zero + group * group_pitch;
     float* lanes = lanes_of_zero + group * group_filters * Extra::kLanes;
     std::int64_t filters = group_filters;
@@ -58,7 +59,7 @@ L1SPARSE_INLINE void add_to_sums(const ColumnsJob& job, ColumnWork<T>& work,
       // channels, reads two weights past the last filter's.
       asm("" : "+r"(weight));
       prefetch(weight, kWeightsAhead);
-      if constexpr (asks) ahead.step(kOutputs * sizeof(T));
+      ask();
       typename V::Reg acc[kVectors];
 #pragma GCC unroll 8
       for (int v = 0; v < kVectors; ++v) acc[v] = V::load(sums + v * V::kLanes);
@@ -72,11 +73,25 @@ L1SPARSE_INLINE void add_to_sums(const ColumnsJob& job, ColumnWork<T>& work,
     } while (--filters != 0);
   };
   const std::uint32_t* entry = work.entry;
-  if constexpr (kAsksByFilter) {  // a loop of its own leaves the other one as fast as it was
-    for (; entry != work.end && ahead.any_left(); ++entry) add_to_group(*entry, std::true_type{});
+  if constexpr (kAsksByFilter) {  // loops of their own leave the last one as fast as it was
+    const auto add_and_ask = [&](Stretches& wanted, auto far) __attribute__((always_inline)) {
+      Stretches stretches = wanted;  // a copy that no store can change, as for the job
+      const auto ask = [&]() __attribute__((always_inline)) {
+        if (kGroupFilters == 1 || stretches.left != 0) {
+          stretches.template ask<far()>(kOutputs * sizeof(T));
+        }
+      };
+      for (; entry != work.end && stretches.left != 0; ++entry) add_to_group(*entry, ask);
+      wanted = stretches;
+    };
+    if (work.ahead->far) {
+      add_and_ask(work.ahead->activations, std::true_type{});
+    } else {
+      add_and_ask(work.ahead->activations, std::false_type{});
+    }
+    add_and_ask(work.ahead->outputs, std::true_type{});
   }
-  for (; entry != work.end; ++entry) add_to_group(*entry, std::false_type{});
-  if constexpr (kAsksByFilter) *work.ahead = ahead;
+  for (; entry != work.end; ++entry) add_to_group(*entry, [] {});
   work.activation += kChannels * channel_pitch;
   work.weight += kChannels;
 }
