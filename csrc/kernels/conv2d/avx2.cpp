@@ -35,7 +35,7 @@ constexpr PixelTile kUnprunedTiles[] = {L1SPARSE_UNPRUNED_TILE(F32x8, 3, 4, 300)
 }  // namespace
 
 const Conv2dKernels conv2d_avx2 = L1SPARSE_CONV2D_KERNELS(
-    F32x8, F32x8, kTiles, L1SPARSE_PIXEL_TILES(kOneFilterTiles, nullptr, nullptr),
+    F32x8, F32x8, kTiles, L1SPARSE_PIXEL_TILES(kOneFilterTiles, nullptr, nullptr), PixelTiles{},
     L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr, nullptr),
     L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr, nullptr),
     L1SPARSE_PIXEL_TILES(kFilterByFilterTiles, nullptr, nullptr),

@@ -60,17 +60,17 @@ constexpr PixelTile kUnprunedTiles[] = {
 L1SPARSE_PAIRS(constexpr PixelTile kTwoSumsTiles[] = {L1SPARSE_ONE_FILTER_TILES(2)};
                constexpr PixelTile kTwoSumsLast = L1SPARSE_LAST_TILE(F32x16, FourOutputs<F32x16>, 3,
                                                                      8, 2, 1, 640);)
+constexpr PixelTiles kTwoSums = {L1SPARSE_PAIRS(kTwoSumsTiles,
+                                                sizeof(kTwoSumsTiles) / sizeof(kTwoSumsTiles[0]),
+                                                &kOneFilterWhole, &kTwoSumsLast)};
 }  // namespace
 
 const Conv2dKernels conv2d_avx512 = L1SPARSE_CONV2D_KERNELS(
     F32x16, F32x16, kTiles,
-    L1SPARSE_PIXEL_TILES(kOneFilterTiles, &kOneFilterWhole, &kOneFilterLast),
+    L1SPARSE_PIXEL_TILES(kOneFilterTiles, &kOneFilterWhole, &kOneFilterLast), kTwoSums,
     L1SPARSE_PIXEL_TILES(kPixelTiles, &kPixelWhole, &kPixelLast),
     L1SPARSE_PIXEL_TILES(kNarrowTiles, &kNarrowWhole, &kNarrowLast),
     L1SPARSE_PIXEL_TILES(kFilterByFilterTiles, &kFilterByFilterWhole, &kFilterByFilterLast),
     L1SPARSE_PIXEL_TILES(kOneByOneTiles, nullptr, nullptr),
     L1SPARSE_PIXEL_TILES(kUnprunedTiles, nullptr, nullptr), true, true, true);
-L1SPARSE_PAIRS(const PixelTiles conv2d_two_sums_avx512 = L1SPARSE_PIXEL_TILES(kTwoSumsTiles,
-                                                                              &kOneFilterWhole,
-                                                                              &kOneFilterLast);)
 }  // namespace l1sparse

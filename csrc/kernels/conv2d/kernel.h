@@ -231,7 +231,11 @@ struct PixelTiles {
 struct Conv2dKernels {
   const TileKernel* tiles;
   int tile_count;
-  PixelTiles one_filter_tiles;        // for groups of one filter and more than four channels
+  PixelTiles one_filter_tiles;  // for groups of one filter and more than four channels
+  // Likewise on processors that take avx512_bf16, AMD's, if there are any. Those add vectors in
+  // units of their own, so that two sums an output, which wait less, cost nothing; Intel's add in
+  // the multipliers' place.
+  PixelTiles two_sums_tiles;
   PixelTiles pixel_tiles;             // for groups of more filters and more than four channels
   PixelTiles narrow_tiles;            // for the others
   PixelTiles filter_by_filter_tiles;  // for groups of a multiple of four filters under `filters`
@@ -253,10 +257,6 @@ struct Conv2dKernels {
 // Tiles for weights that are bfloat16 numbers exactly, in groups of an even number of channels, at
 // least four.
 L1SPARSE_PAIRS(extern const PixelTiles conv2d_pairs_avx512_bf16;)
-// For groups of one filter on the processors that take avx512_bf16, AMD's. Those add vectors in
-// units of their own, so that two sums an output, which wait less, cost nothing; Intel's add in the
-// multipliers' place.
-L1SPARSE_PAIRS(extern const PixelTiles conv2d_two_sums_avx512;)
 
 #define L1SPARSE_ISA(name, kernels) extern const Conv2dKernels conv2d_##kernels;
 #include "base/isa.inc"

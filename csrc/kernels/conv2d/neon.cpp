@@ -43,7 +43,7 @@ constexpr PixelTile kUnprunedTiles[] = {L1SPARSE_UNPRUNED_TILE(F32x4, 3, 4, 150)
 }  // namespace
 
 const Conv2dKernels conv2d_neon = L1SPARSE_CONV2D_KERNELS(
-    F32x4, F32x4, kTiles, L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr, nullptr),
+    F32x4, F32x4, kTiles, L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr, nullptr), PixelTiles{},
     L1SPARSE_PIXEL_TILES(kPixelTiles, nullptr, nullptr),
     L1SPARSE_PIXEL_TILES(kNarrowTiles, nullptr, nullptr),
     L1SPARSE_PIXEL_TILES(kFilterByFilterTiles, nullptr, nullptr),

@@ -503,11 +503,12 @@ void accumulate_unpruned(ColumnsJob& shared) {
 
 // An instruction set's table; Wide is its widest vector, V one that it can transpose; last come
 // masks_are_cheap, a value a type.
-#define L1SPARSE_CONV2D_KERNELS(Wide, V, tiles, one_filter_tiles, pixel_tiles, narrow_tiles,   \
-                                filter_by_filter_tiles, one_by_one_tiles, unpruned_tiles, ...) \
+#define L1SPARSE_CONV2D_KERNELS(Wide, V, tiles, one_filter_tiles, two_sums_tiles, pixel_tiles, \
+                                narrow_tiles, filter_by_filter_tiles, one_by_one_tiles,        \
+                                unpruned_tiles, ...)                                           \
   {                                                                                            \
-    tiles, sizeof(tiles) / sizeof(tiles[0]), one_filter_tiles, pixel_tiles, narrow_tiles,      \
-        filter_by_filter_tiles, one_by_one_tiles, unpruned_tiles, {__VA_ARGS__},               \
+    tiles, sizeof(tiles) / sizeof(tiles[0]), one_filter_tiles, two_sums_tiles, pixel_tiles,    \
+        narrow_tiles, filter_by_filter_tiles, one_by_one_tiles, unpruned_tiles, {__VA_ARGS__}, \
         {&gather_planes<Wide, V, float>, &gather_planes<Wide, V, BFloat16>,                    \
          &gather_planes<Wide, V, Float16>},                                                    \
         {&finish<Wide, V, float>, &finish<Wide, V, BFloat16>, &finish<Wide, V, Float16>}, {    \

@@ -18,7 +18,7 @@ const PixelTiles* pair_tiles_for([[maybe_unused]] Isa isa) {
 }
 
 const PixelTiles& one_filter_tiles_for(Isa isa) {
-  L1SPARSE_PAIRS(if (isa == Isa::avx512_bf16) return conv2d_two_sums_avx512;)
+  L1SPARSE_PAIRS(if (isa == Isa::avx512_bf16) return kernels_for(isa).two_sums_tiles;)
   return kernels_for(isa).one_filter_tiles;
 }
 
