@@ -14,11 +14,13 @@ namespace l1sparse {
 namespace {
 
 // Whether it is a little at a time. Code that is to be small asks for all that a column does at
-// once.
+// once, in functions that all tiles share.
 #ifdef __OPTIMIZE_SIZE__
 constexpr bool kAsksByFilter = false;
+#define L1SPARSE_AHEAD_INLINE __attribute__((noinline))
 #else
 constexpr bool kAsksByFilter = true;
+#define L1SPARSE_AHEAD_INLINE L1SPARSE_INLINE
 #endif
 
 // Stretches of memory, as far apart as `pitch`, of which `left` are to be asked for.
@@ -69,26 +71,28 @@ struct Ahead {
 // Channel groups from the one in use to the one that is asked for from main memory.
 constexpr std::int64_t kFarGroupsAhead = 4;
 
-// Says at every column of a tile what its steps are to ask for.
+// Says at every column of a tile, in their order, what its steps are to ask for. `outputs` and
+// `element_bytes` are the tile's, always the same.
 class AheadByColumn {
  public:
+  L1SPARSE_AHEAD_INLINE
   AheadByColumn(const ColumnsJob& job, int outputs, int element_bytes)
-      : ahead_{{}, {job.output, job.output_pitch, 0}, job.far_activations},
-        outputs_(outputs),
-        element_bytes_(element_bytes),
+      : ahead_{{job.tile, job.channel_pitch * element_bytes, 0},
+               {job.output, job.output_pitch, 0},
+               job.far_activations},
+        next_row_(job.prefetches ? 0 : job.columns),
         filters_(job.output == nullptr ? 0 : job.end_filter - job.first_filter),
-        filters_a_column_(filters_ / job.columns) {}
+        filters_a_column_(filters_ / job.columns),
+        filters_left_(filters_ % job.columns) {
+    move_on(job, (job.far_activations ? kFarGroupsAhead : 1) * job.taps, outputs * element_bytes);
+  }
 
-#ifdef __OPTIMIZE_SIZE__
-  __attribute__((noinline))
-#else
-  L1SPARSE_INLINE
-#endif
-  Ahead* at_column(const ColumnsJob& job, std::int64_t column, bool first_tap_of_row) {
-    if (job.prefetches && first_tap_of_row) begin_activations(job, column);
-    if (filters_ != 0) begin_outputs(job);
+  L1SPARSE_AHEAD_INLINE
+  Ahead* at_column(const ColumnsJob& job, std::int64_t column, int outputs, int element_bytes) {
+    if (column == next_row_) begin_activations(job, outputs * element_bytes, element_bytes);
+    if (filters_ != 0) begin_outputs(job, outputs * element_bytes);
     if constexpr (!kAsksByFilter) {
-      while (ahead_.any_left()) ahead_.step(outputs_ * element_bytes_);
+      while (ahead_.any_left()) ahead_.step(outputs * element_bytes);
     }
     return &ahead_;
   }
@@ -97,33 +101,43 @@ class AheadByColumn {
   // What the same tap of a later channel group reads, or of the next tile's first ones; taps side
   // by side read the same lines but for an element. Channels lie so far apart that no prefetcher
   // follows them.
-  L1SPARSE_INLINE void begin_activations(const ColumnsJob& job, std::int64_t column) {
+  L1SPARSE_INLINE void begin_activations(const ColumnsJob& job, int bytes, int element_bytes) {
     // What too few filters were there for.
-    while (ahead_.activations.left != 0) ahead_.ask_for_activations(outputs_ * element_bytes_);
-    std::int64_t next = column + (job.far_activations ? kFarGroupsAhead : 1) * job.taps;
+    while (ahead_.activations.left != 0) ahead_.ask_for_activations(bytes);
     // Where they begin within a line, the tile before has asked for that one.
-    std::int64_t byte = kCacheLine - element_bytes_;
-    for (; next >= job.columns; next -= job.columns) byte += outputs_ * element_bytes_;
-    ahead_.activations = {moved(job.tile, job.column_offset[next] * element_bytes_ + byte),
-                          job.channel_pitch * element_bytes_, job.group_channels};
+    const std::int64_t byte = first_byte_ + kCacheLine - element_bytes;
+    ahead_.activations.next =
+        moved(job.tile, job.column_offset[ahead_column_] * element_bytes + byte);
+    ahead_.activations.left = job.group_channels;
+    next_row_ += job.kernel_w;
+    move_on(job, job.kernel_w, bytes);
+  }
+
+  // So many columns, past the last one to the next tile's first.
+  L1SPARSE_INLINE void move_on(const ColumnsJob& job, std::int64_t columns, int bytes) {
+    ahead_column_ += columns;
+    while (ahead_column_ >= job.columns) {
+      ahead_column_ -= job.columns;
+      first_byte_ += bytes;
+    }
   }
 
   // Evenly over the tile's columns.
-  L1SPARSE_INLINE void begin_outputs(const ColumnsJob& job) {
+  L1SPARSE_INLINE void begin_outputs(const ColumnsJob& job, int bytes) {
     // Activations come first, so there may be too few filters for outputs at every column.
-    while (ahead_.outputs.left > filters_a_column_) {
-      ahead_.outputs.ask<true>(outputs_ * element_bytes_);
-    }
+    while (ahead_.outputs.left > filters_a_column_) ahead_.outputs.ask<true>(bytes);
     ahead_.outputs.left += filters_a_column_;
-    due_ += filters_ - filters_a_column_ * job.columns;
+    due_ += filters_left_;
     if (due_ < job.columns) return;
     due_ -= job.columns;
     ++ahead_.outputs.left;
   }
 
   Ahead ahead_;
-  int outputs_, element_bytes_;
-  std::int64_t filters_, filters_a_column_;
+  std::int64_t next_row_;          // the column at which activations are begun next
+  std::int64_t ahead_column_ = 0;  // whose are then,
+  std::int64_t first_byte_ = 0;    // from this one of the tile on
+  std::int64_t filters_, filters_a_column_, filters_left_;
   std::int64_t due_ = 0;  // filters times columns
 };
 

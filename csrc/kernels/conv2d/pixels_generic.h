@@ -16,15 +16,19 @@
 namespace l1sparse {
 namespace {
 
-// What is left to do of a column.
-template <class T>
-struct ColumnWork {
-  const T* activation;
-  std::uint64_t inside;
+// The entries of a column that are left to do.
+struct EntriesWork {
   const std::uint32_t* entry;
   const std::uint32_t* end;
   const float* weight;
   Ahead* ahead;
+};
+
+// What is left to do of a column.
+template <class T>
+struct ColumnWork : EntriesWork {
+  const T* activation;
+  std::uint64_t inside;
 };
 
 // ---- accumulate, with activations in registers --------------------------------------------------
@@ -82,7 +86,8 @@ L1SPARSE_INLINE void add_to_sums(const ColumnsJob& job, ColumnWork<T>& work,
         }
       };
       for (; entry != work.end && stretches.left != 0; ++entry) add_to_group(*entry, ask);
-      wanted = stretches;
+      wanted.next = stretches.next;
+      wanted.left = stretches.left;
     };
     if (work.ahead->far) {
       add_and_ask(work.ahead->activations, std::true_type{});
@@ -211,7 +216,6 @@ struct SharedChannels {
   const std::uint32_t* entry;
   float* sums_of_zero;
   std::int64_t sums_pitch;
-  Ahead* ahead;
 };
 
 // Adds the channels' products to the sums of the next kFilters filters. With kEight channels and
@@ -249,70 +253,83 @@ L1SPARSE_INLINE void add_to_next_filters(SharedChannels& shared) {
 
 // A function of its own, so that it shares its registers with nothing.
 template <class V, int kVectors, int kFilters, bool kEight, class T>
-__attribute__((noinline)) void add_to_all_filters(SharedChannels shared, std::int64_t filters) {
+__attribute__((noinline)) void add_to_all_filters(const ColumnsJob& job, const EntriesWork& work,
+                                                  const float* activation,
+                                                  std::int64_t channel_pitch,
+                                                  std::int64_t channels) {
   static_assert(kFilters <= 3, "the filters that are left over are done by two and by one");
-  if constexpr (kAsksByFilter) {  // a loop of its own, as above
-    for (; filters >= kFilters && shared.ahead->any_left(); filters -= kFilters) {
-      for (int f = 0; f < kFilters; ++f) {
-        shared.ahead->step(kVectors * V::kLanes * sizeof(T));
-      }
-      add_to_next_filters<V, kVectors, kFilters, kEight>(shared);
-    }
-  }
-  for (; filters >= kFilters; filters -= kFilters) {
-    add_to_next_filters<V, kVectors, kFilters, kEight>(shared);
-  }
-  if (filters >= 2) add_to_next_filters<V, kVectors, 2, kEight>(shared);
-  if (filters % 2 == 1) add_to_next_filters<V, kVectors, 1, kEight>(shared);
-}
-
-// sums[filter] += weights * activations, for one column and every filter that kept it.
-template <class V, int kVectors, int kFilters, class T>
-L1SPARSE_INLINE void add_column_to_filters(const ColumnsJob& job, ColumnWork<T> work,
-                                           std::int64_t channels) {
-  constexpr int kOutputs = kVectors * V::kLanes;
-  constexpr std::uint64_t kAll = ~std::uint64_t{0} >> (64 - kOutputs);
-  SharedChannels shared{nullptr,
-                        job.channel_pitch,
+  SharedChannels shared{activation,
+                        channel_pitch,
                         channels,
                         work.weight,
                         job.group_channels,
                         work.entry,
                         job.sums - job.first_filter_group * job.sums_pitch,
-                        job.sums_pitch,
-                        work.ahead};
-  const std::int64_t filters = work.end - work.entry;
-  const auto add = [&] {
-    if (shared.channels == 8 && shared.weight_pitch == 8) {
-      add_to_all_filters<V, kVectors, kFilters, true, T>(shared, filters);
+                        job.sums_pitch};
+  std::int64_t filters = work.end - work.entry;
+  if constexpr (kAsksByFilter) {  // a loop of its own, as above
+    const auto add_and_ask = [&](Stretches& wanted, auto far) __attribute__((always_inline)) {
+      Stretches stretches = wanted;
+      for (; filters >= kFilters && stretches.left != 0; filters -= kFilters) {
+        for (int f = 0; f < kFilters && stretches.left != 0; ++f) {
+          stretches.template ask<far()>(kVectors * V::kLanes * sizeof(T));
+        }
+        add_to_next_filters<V, kVectors, kFilters, kEight>(shared);
+      }
+      wanted.next = stretches.next;
+      wanted.left = stretches.left;
+    };
+    if (work.ahead->far) {
+      add_and_ask(work.ahead->activations, std::true_type{});
     } else {
-      add_to_all_filters<V, kVectors, kFilters, false, T>(shared, filters);
+      add_and_ask(work.ahead->activations, std::false_type{});
+    }
+    add_and_ask(work.ahead->outputs, std::true_type{});
+  }
+  for (; filters >= kFilters; filters -= kFilters) {
+    add_to_next_filters<V, kVectors, kFilters, kEight>(shared);
+  }
+  if (filters == 2) add_to_next_filters<V, kVectors, 2, kEight>(shared);
+  if (filters == 1) add_to_next_filters<V, kVectors, 1, kEight>(shared);
+}
+
+// sums[filter] += weights * activations, for one column and every filter that kept it.
+template <class V, int kVectors, int kFilters, class T>
+L1SPARSE_INLINE void add_column_to_filters(const ColumnsJob& job, ColumnWork<T>& work,
+                                           std::int64_t channels) {
+  constexpr int kOutputs = kVectors * V::kLanes;
+  constexpr std::uint64_t kAll = ~std::uint64_t{0} >> (64 - kOutputs);
+  const auto add = [&](const float* activation, std::int64_t channel_pitch, std::int64_t count) {
+    if (count == 8 && job.group_channels == 8) {
+      add_to_all_filters<V, kVectors, kFilters, true, T>(job, work, activation, channel_pitch,
+                                                         count);
+    } else {
+      add_to_all_filters<V, kVectors, kFilters, false, T>(job, work, activation, channel_pitch,
+                                                          count);
     }
   };
   if constexpr (std::is_same_v<T, float>) {
     if ((work.inside & kAll) == kAll) {
-      shared.activation = work.activation;
-      add();
+      add(work.activation, job.channel_pitch, channels);
       return;
     }
   }
   // What has to be masked or widened is so once for all filters.
   constexpr std::int64_t kCopied = 16;
   alignas(64) float copy[kCopied * kOutputs];
-  shared.activation = copy;
-  shared.channel_pitch = kOutputs;
-  for (; channels != 0; channels -= shared.channels) {
-    shared.channels = channels < kCopied ? channels : kCopied;
+  while (channels != 0) {
+    const std::int64_t count = channels < kCopied ? channels : kCopied;
     for (int v = 0; v < kVectors; ++v) {
       const auto lanes = V::lanes_of_bits(static_cast<std::uint32_t>(work.inside >> v * V::kLanes));
-      for (std::int64_t c = 0; c < shared.channels; ++c) {
+      for (std::int64_t c = 0; c < count; ++c) {
         V::store(copy + c * kOutputs + v * V::kLanes,
                  V::load_lanes(work.activation + c * job.channel_pitch + v * V::kLanes, lanes));
       }
     }
-    add();
-    work.activation += shared.channels * job.channel_pitch;
-    shared.weight += shared.channels;
+    add(copy, kOutputs, count);
+    work.activation += count * job.channel_pitch;
+    work.weight += count;
+    channels -= count;
   }
 }
 
@@ -322,7 +339,7 @@ struct KeepSums {
   template <class T>
   L1SPARSE_INLINE static void add_column(const ColumnsJob& job, ColumnWork<T> work,
                                          std::int64_t channels) {
-    add_column_to_filters<V, kVectors, kFilters, T>(job, work, channels);
+    add_column_to_filters<V, kVectors, kFilters>(job, work, channels);
   }
 };
 
@@ -349,20 +366,27 @@ void accumulate_columns(ColumnsJob& shared) {
   Extra::clear(job);
   const std::int64_t group_size = job.group_filters * job.group_channels;
   AheadByColumn ahead(job, kOutputs, sizeof(T));
-  std::int64_t tap = 0, tap_x = 0;
-  for (std::int64_t column = 0; column < job.columns; ++column) {
-    ColumnWork<T> work;
-    work.ahead = ahead.at_column(job, column, tap_x == 0);
-    work.entry = job.filter_groups + job.entries_begin[column];
-    work.end = job.filter_groups + job.entries_end[column];
-    work.inside = job.inside == nullptr ? ~std::uint64_t{0} : job.inside[tap];
-    if (++tap_x == job.kernel_w) tap_x = 0;
-    if (++tap == job.taps) tap = 0;
-    if (work.entry == work.end) continue;
-    work.weight = job.values + (work.entry - job.filter_groups) * group_size;
-    work.activation = static_cast<const T*>(job.tile) + job.column_offset[column];
-    Way::template add_column<T>(
-        job, work, column >= job.columns - job.taps ? job.last_channels : job.group_channels);
+  const std::uint64_t all_inside = ~std::uint64_t{0};
+  const std::uint64_t* const inside = job.inside == nullptr ? &all_inside : job.inside;
+  const std::int64_t masks = job.inside == nullptr ? 1 : job.taps;
+  std::int64_t mask = 0, column = 0;
+  // All channel groups but the last, which may have fewer channels; then that one.
+  std::int64_t channels = job.group_channels;
+  for (std::int64_t end_column = job.columns - job.taps; column < job.columns;
+       end_column = job.columns) {
+    for (; column < end_column; ++column) {
+      ColumnWork<T> work;
+      work.ahead = ahead.at_column(job, column, kOutputs, sizeof(T));
+      work.inside = inside[mask];
+      if (++mask == masks) mask = 0;
+      work.entry = job.filter_groups + job.entries_begin[column];
+      work.end = job.filter_groups + job.entries_end[column];
+      if (work.entry == work.end) continue;
+      work.weight = job.values + (work.entry - job.filter_groups) * group_size;
+      work.activation = static_cast<const T*>(job.tile) + job.column_offset[column];
+      Way::template add_column<T>(job, work, channels);
+    }
+    channels = job.last_channels;
   }
   Extra::finish(job, kOutputs);
   shared.ran = L1SPARSE_KERNEL_ISA;
