@@ -195,6 +195,7 @@ typedef struct l1sparse_conv2d_sizes {
   size_t workspace_bytes;
 } l1sparse_conv2d_sizes;
 
+/* Memory that begins with a cache line (64 bytes) is read and written fastest. */
 typedef struct l1sparse_conv2d_tensors {
   const void* input;
   const float* bias;    /* [out_channels], or NULL */

@@ -185,6 +185,44 @@ void test_large_problems() {
   }
 }
 
+// That float32 outputs are the same whether or not they begin with a cache line, on which it
+// depends where sums are kept and how they are written; and that what follows them stays as it is.
+void check_wherever_outputs_lie(Owned& owned, const std::string& name) {
+  constexpr std::int64_t kLine = 16;  // floats
+  const Conv2dProblem& problem = owned.problem;
+  const std::int64_t count = reference::output_count(problem);
+  const std::vector<Expected> expected = owned.expected();
+  for (const Strategy strategy : {Strategy::pixels, Strategy::filters}) {
+    owned.pack_for(strategy);
+    for (const Isa isa : reference::usable_isas()) {
+      std::vector<float> first;
+      for (const auto& [past_line, threads] : {std::pair{0, 1}, {0, 3}, {1, 1}, {1, 3}}) {
+        check::context = name + ", " + strategy_name(strategy) + " on " + isa_name(isa) + ", " +
+                         std::to_string(past_line) + " floats after a cache line, " +
+                         std::to_string(threads) + " threads";
+        AlignedBytes memory((count + 2 * kLine) * 4);
+        auto* const output = reinterpret_cast<float*>(memory.data()) + past_line;
+        std::fill_n(output, count + kLine, -7.25f);
+        std::int64_t bytes = 0;
+        CHECK(conv2d_workspace(problem, isa, threads, &bytes).ok());
+        AlignedBytes workspace(bytes);
+        CHECK(conv2d(problem, owned.tensors(output), isa, parallel_threads(threads),
+                     workspace.data(), nullptr)
+                  .ok());
+        if (first.empty()) {
+          first.assign(output, output + count);
+          CHECK(std::equal(
+              expected.begin(), expected.end(), output,
+              [](const Expected& e, double got) { return e.accepts(DType::float32, got); }));
+        }
+        CHECK(std::memcmp(first.data(), output, static_cast<std::size_t>(count * 4)) == 0);
+        CHECK(std::all_of(output + count, output + count + kLine,
+                          [](float x) { return x == -7.25f; }));
+      }
+    }
+  }
+}
+
 // Maps of whole cache lines, whose sums may be in the output; groups of filters that reach into
 // another group of the convolution, whose outputs are not theirs.
 void test_maps_of_whole_cache_lines() {
@@ -203,8 +241,10 @@ void test_maps_of_whole_cache_lines() {
       owned.bias = reference::random_values(random, shape.out_channels);
       set_input(owned, random, height, width);
       owned.set_output_size();
-      check_everywhere(owned, "groups of " + std::to_string(group_filters) + " filters, " +
-                                  std::to_string(height) + " rows");
+      const std::string name = "groups of " + std::to_string(group_filters) + " filters, " +
+                               std::to_string(height) + " rows";
+      check_everywhere(owned, name);
+      check_wherever_outputs_lie(owned, name);
     }
   }
 }
@@ -252,10 +292,8 @@ void test_maps_that_end_with_four_outputs() {
   }
 }
 
-// So many outputs that they go past the caches, where they begin with a cache line; what follows
-// them stays as it is.
+// So many outputs that they go past the caches, where they begin with a cache line.
 void test_outputs_past_the_caches() {
-  constexpr std::int64_t kLine = 16;  // floats
   Random random(18);
   const WeightShape shape{64, 8, 1, 1, 1, 8};
   Owned owned(random, shape, reference::random_grid_mask(random, shape, 0.4));
@@ -268,38 +306,7 @@ void test_outputs_past_the_caches() {
   CHECK(count * 4 >= 16 * 1024 * 1024);
   for (const bool with_residual : {false, true}) {
     if (with_residual) owned.residual = reference::random_elements(random, DType::float32, count);
-    const std::vector<Expected> expected = owned.expected();
-    // A step of their own, or with the last products.
-    for (const Strategy strategy : {Strategy::pixels, Strategy::filters}) {
-      owned.pack_for(strategy);
-      for (const Isa isa : reference::usable_isas()) {
-        std::vector<float> first;
-        for (const auto& [past_line, threads] : {std::pair{0, 1}, {0, 3}, {1, 1}, {1, 3}}) {
-          check::context = std::string("outputs past the caches, ") +
-                           (strategy == Strategy::pixels ? "pixels" : "filters") + " on " +
-                           isa_name(isa) + ", " + std::to_string(past_line) +
-                           " floats after a cache line, " + std::to_string(threads) + " threads";
-          AlignedBytes memory((count + 2 * kLine) * 4);
-          auto* const output = reinterpret_cast<float*>(memory.data()) + past_line;
-          std::fill_n(output, count + kLine, -7.25f);
-          std::int64_t bytes = 0;
-          CHECK(conv2d_workspace(problem, isa, threads, &bytes).ok());
-          AlignedBytes workspace(bytes);
-          CHECK(conv2d(problem, owned.tensors(output), isa, parallel_threads(threads),
-                       workspace.data(), nullptr)
-                    .ok());
-          if (first.empty()) {
-            first.assign(output, output + count);
-            CHECK(std::equal(
-                expected.begin(), expected.end(), output,
-                [](const Expected& e, double got) { return e.accepts(DType::float32, got); }));
-          }
-          CHECK(std::memcmp(first.data(), output, static_cast<std::size_t>(count * 4)) == 0);
-          CHECK(std::all_of(output + count, output + count + kLine,
-                            [](float x) { return x == -7.25f; }));
-        }
-      }
-    }
+    check_wherever_outputs_lie(owned, "outputs past the caches");
   }
 }
 

@@ -271,10 +271,6 @@ FinishJob finish_from(const ItemWork& work, std::int64_t first, std::int64_t sta
   return finish;
 }
 
-bool aligned(const void* address) {
-  return reinterpret_cast<std::uintptr_t>(address) % kAlignment == 0;
-}
-
 // What the activation brings outputs into, where it is no more than that.
 std::pair<float, float> bounds_of(const Conv2dProblem& problem) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -328,8 +324,8 @@ void run_filters(const Filters& filters, const Outputs& outputs, ItemWork& work)
       job.residual = finish.residual == nullptr ? nullptr
                                                 : static_cast<const char*>(finish.residual) +
                                                       (at - start - before) * sum_bytes;
-      job.streams =
-          in_output && plan.streams && streams_by_filter(problem.weight) && aligned(finish.output);
+      job.streams = in_output && plan.streams && streams_by_filter(problem.weight) &&
+                    begins_line(finish.output);
       job.sums_are_far = in_output && plan.far_sums && !job.streams;
       job.output = nullptr;
       if (in_output ? plan.next_outputs_ahead : plan.outputs_ahead) {
@@ -349,7 +345,7 @@ void run_filters(const Filters& filters, const Outputs& outputs, ItemWork& work)
     finish.filters = filters.end - filters.first;
     finish.tile_cols = finish.cols = at - start;
     finish.rows = 1;
-    finish.streams = plan.streams && aligned(finish.output);
+    finish.streams = plan.streams && begins_line(finish.output);
     run.kernels.finish[static_cast<int>(finished)](finish);
   }
 }

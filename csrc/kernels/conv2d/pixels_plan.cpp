@@ -380,8 +380,9 @@ bool sums_fit_output(const Conv2dProblem& problem, const Conv2dTensors& tensors)
   if (written_once(weight)) return true;
   const std::int64_t outputs = problem.out_h * problem.out_w;
   if (outputs % kCompetingFloats == 0) return false;
-  return outputs % kLineFloats == 0 || weight.kept_groups * ceil_div(weight.grid.channels, 8) <=
-                                           weight.grid.filter_groups * kFewAdditions;
+  if (outputs % kLineFloats == 0 && begins_line(tensors.output)) return true;
+  return weight.kept_groups * ceil_div(weight.grid.channels, 8) <=
+         weight.grid.filter_groups * kFewAdditions;
 }
 
 std::int64_t max_pool_line(const MaxPool& pool, std::int64_t width) {

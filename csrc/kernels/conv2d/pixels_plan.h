@@ -77,6 +77,11 @@ inline bool streams_by_filter(const PackedView& weight) {
   return kEndsByFilter && written_once(weight) && weight.grid.filters % kSharingFilters != 0;
 }
 
+// Whether a cache line begins there.
+inline bool begins_line(const void* address) {
+  return reinterpret_cast<std::uintptr_t>(address) % kAlignment == 0;
+}
+
 // Whether sums are what the output will be, and gain by being there from the beginning.
 bool sums_fit_output(const Conv2dProblem& problem, const Conv2dTensors& tensors);
 
