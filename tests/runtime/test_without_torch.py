@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
-IMPORT_SECONDS = 0.2
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +70,17 @@ def test_a_wrong_instruction_set_is_told() -> None:
     assert "L1SPARSE_FORCE_ARCH: got 'mmx'" in done.stderr
 
 
-def test_importing_takes_little_time(numpy_alone: Path) -> None:
+def test_importing_takes_little_time_beside_numpy(numpy_alone: Path) -> None:
     code = (
-        "import time; start = time.process_time(); import l1sparse.runtime\n"
-        "print(time.process_time() - start)"
+        "from time import process_time\n"
+        "start = process_time(); import numpy\n"
+        "middle = process_time(); import l1sparse.runtime\n"
+        "print(middle - start, process_time() - middle)"
     )
-    # Of the processor and the least of several, so that a busy machine does no harm.
-    times = [float(python(numpy_alone, code).stdout) for _ in range(5)]
-    assert min(times) < IMPORT_SECONDS
+    # Of the processor and the least of several: neither a busy nor a slow machine does harm.
+    runs = [python(numpy_alone, code).stdout.split() for _ in range(5)]
+    of_numpy, ours = (min(map(float, times)) for times in zip(*runs, strict=True))
+    assert ours < of_numpy / 4
 
 
 def test_any_module_imported_first_has_whole_operators() -> None:
